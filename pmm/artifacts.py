@@ -1,0 +1,191 @@
+"""The run folder: atomic writes, fingerprints, what was made from what.
+
+    runs/<run_name>/  params.yaml  manifest.json  metrics.json  report.html
+      dataset/  classifier/  cams/  masks/<method>/  segmenter/<name>/  figures/  notebooks/
+
+A stage writes into one folder. Its fingerprint is a hash of its parameters, its inputs' fingerprints and
+the package's version; an unchanged fingerprint means that the folder can be reused as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pmm
+from pmm.errors import InputError
+
+STAGE_FILE = ".stage.json"
+RECORDED_PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "pydensecrf2")
+
+
+def project_root() -> Path:
+    """Return the folder that holds `notebooks/` and `params/`: above the working directory, else the package's."""
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[1]):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return folder
+    return here
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file through a temporary neighbour and a rename, so that it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a missing file is an empty one.
+
+    Raises:
+        InputError: the file is there but is no JSON object.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found no JSON object; delete the file, the run writes it anew")
+    return content
+
+
+def without_nan(content: Any) -> Any:
+    """Return nested dicts and lists with None for every NaN, which JSON does not know."""
+    if isinstance(content, dict):
+        return {key: without_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
+
+
+def fingerprint(content: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that stand for a JSON-like mapping."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def environment() -> dict[str, Any]:
+    """Describe what the numbers depend on beside parameters: versions, processor, accelerator."""
+    import torch
+
+    packages = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return {
+        "pmm": pmm.__version__,
+        "python": platform.python_version(),
+        "packages": packages,
+        "platform": platform.platform(terse=True),
+        "processor": processor_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def processor_name() -> str:
+    """Return the processor's model name, or its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@dataclass
+class Stage:
+    """One step's folder. `reused` says that it already holds the finished result of the same inputs."""
+
+    name: str
+    folder: Path
+    fingerprint: str
+    settings: dict[str, Any]
+    reused: bool
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the step found out: counts, scores. Kept with the stage, so a reused stage still knows it."""
+
+
+class RunFolder:
+    """The folder of one run and the record of its stages."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._announced: set[str] = set()
+
+    @contextmanager
+    def stage(self, name: str, settings: Mapping[str, Any], inputs: Sequence[Stage | str] = ()) -> Iterator[Stage]:
+        """Enter a stage; leaving it without an exception marks it finished.
+
+        An interrupted stage keeps its files, so that its body can go on where it stopped; a folder made
+        with other settings is emptied first. The body must do nothing where `stage.reused` is true.
+
+        Args:
+            name: folder below the run, such as `masks/ppmg`.
+            settings: the parameters that decide the result.
+            inputs: stages (or fingerprints) that this one reads.
+        """
+        stage = self._open(name, dict(settings), [i if isinstance(i, str) else i.fingerprint for i in inputs])
+        if stage.fingerprint not in self._announced:
+            print(f"{name}: {'reused' if stage.reused else 'computing'} ({stage.fingerprint})", flush=True)
+        self._announced.add(stage.fingerprint)
+        started = time.perf_counter()
+        yield stage
+        if not stage.reused:
+            self._close(stage, time.perf_counter() - started)
+
+    def _open(self, name: str, settings: dict[str, Any], inputs: list[str]) -> Stage:
+        mark = fingerprint({"stage": name, "settings": settings, "inputs": inputs, "version": pmm.__version__})
+        folder = self.path / name
+        record = read_json(folder / STAGE_FILE)
+        if record.get("fingerprint") != mark:
+            shutil.rmtree(folder, ignore_errors=True)
+            record = {"fingerprint": mark, "settings": settings, "inputs": inputs, "finished": False}
+            write_text(folder / STAGE_FILE, json.dumps(record, indent=1))
+        return Stage(name, folder, mark, settings, bool(record["finished"]), record.get("facts", {}))
+
+    def _close(self, stage: Stage, seconds: float) -> None:
+        record = read_json(stage.folder / STAGE_FILE)
+        record |= {"finished": True, "facts": without_nan(stage.facts)}
+        write_text(stage.folder / STAGE_FILE, json.dumps(record, indent=1))
+        manifest = self.manifest()
+        manifest["environment"] = environment()
+        manifest.setdefault("stages", {})[stage.name] = {**record, "seconds": round(seconds, 1)}
+        write_text(self.path / "manifest.json", json.dumps(manifest, indent=1))
+
+    def recorded(self, name: str) -> Stage | None:
+        """Return a finished stage by its folder's name, or None."""
+        folder = self.path / name
+        record = read_json(folder / STAGE_FILE)
+        if not record.get("finished"):
+            return None
+        return Stage(name, folder, record["fingerprint"], record["settings"], True, record["facts"])
+
+    def manifest(self) -> dict[str, Any]:
+        """Return manifest.json: environment, and for each stage its settings, inputs and seconds."""
+        return read_json(self.path / "manifest.json")
+
+    def metrics(self) -> dict[str, Any]:
+        """Return metrics.json: every number of the tables."""
+        return read_json(self.path / "metrics.json")
+
+    def record_metrics(self, section: str, values: Mapping[str, Any]) -> None:
+        """Replace one section of metrics.json; times and paths do not belong there."""
+        metrics = {**self.metrics(), section: without_nan(dict(values))}
+        write_text(self.path / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True))

@@ -1,0 +1,119 @@
+"""The command line: `pmm run`, `pmm check`, `pmm report`, `pmm params`.
+
+Heavy imports wait until a command needs them. A user's mistake is one line on stderr and exit code 2,
+a failure inside a notebook is exit code 1, Ctrl-C is exit code 130.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import pmm
+from pmm.errors import InputError
+
+if TYPE_CHECKING:
+    from pmm.params import Params
+
+
+class Commands(click.Group):
+    """Turns the expected exceptions of every command into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"pmm: {' '.join(str(error).split())}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("pmm: interrupted; the same command goes on and reuses finished stages", err=True)
+            ctx.exit(130)
+
+
+_parameter_file = click.argument("parameter_file", type=click.Path(path_type=Path), metavar="PARAMS.yaml")
+_override = click.option(
+    "-p", "overrides", multiple=True, metavar="NAME=VALUE", help="Replace one parameter; may be repeated."
+)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(pmm.__version__, prog_name="pmm")
+def main() -> None:
+    """Weakly supervised segmentation: from image labels over pseudo-masks to a model, in notebooks."""
+
+
+@main.command()
+@_parameter_file
+@_override
+@click.option("--only", multiple=True, metavar="NN", help="Run only this notebook, e.g. 04; may be repeated.")
+@click.option("-v", "--verbose", is_flag=True, help="Copy what the notebooks print to the terminal.")
+def run(parameter_file: Path, overrides: Sequence[str], only: Sequence[str], verbose: bool) -> None:
+    """Run the notebooks in order and write runs/<run_name>/report.html."""
+    params = _load(parameter_file, overrides)
+    from pmm.pipeline import NotebookError, run_notebooks
+
+    try:
+        run_notebooks(params, list(only) or None, verbose=verbose)
+    except NotebookError as error:
+        if error.traceback:
+            click.echo(error.traceback, err=True)
+        click.echo(f"pmm: {error}", err=True)
+        raise SystemExit(1) from None
+
+
+@main.command()
+@_parameter_file
+@_override
+def check(parameter_file: Path, overrides: Sequence[str]) -> None:
+    """Check parameters, packages, weights and every image of the data set before a run."""
+    params = _load(parameter_file, overrides)
+    click.echo(f"OK    parameters: {parameter_file}")
+    from pmm.checks import all_checks
+
+    failed = 0
+    for name, step in all_checks(params):
+        try:
+            click.echo(f"OK    {name}: {step()}")
+        except InputError as error:
+            failed += 1
+            click.echo(f"FAIL  {name}: {' '.join(str(error).split())}")
+    if failed:
+        raise InputError(f"{failed} of the checks failed; see the lines that begin with FAIL")
+
+
+@main.command()
+@click.argument("run_path", type=click.Path(path_type=Path), metavar="RUN")
+def report(run_path: Path) -> None:
+    """Write RUN/report.html anew from what the run folder holds, e.g. runs/demo."""
+    from pmm.artifacts import RunFolder
+    from pmm.report import write_report
+
+    click.echo(f"report: {write_report(RunFolder(run_path))}")
+
+
+@main.command()
+def params() -> None:
+    """List every parameter: name, default, range, meaning."""
+    from pmm.params import Params, allowed_values
+
+    rows = [
+        (name, str(field.default if field.default != "" else "''"), allowed_values(name), field.description or "")
+        for name, field in Params.model_fields.items()
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in [("name", "default", "range", "meaning"), *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
+
+
+def _load(parameter_file: Path, overrides: Sequence[str]) -> Params:
+    from pmm.params import load_params, parse_override
+
+    return load_params(parameter_file, dict(parse_override(text) for text in overrides))
+
+
+if __name__ == "__main__":
+    main()

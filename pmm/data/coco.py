@@ -1,0 +1,291 @@
+"""COCO 2014 (and any set in its layout): one JSON file a split, polygons turned into masks on demand."""
+
+import json
+from array import array
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pmm.data.images import IGNORE, index_images, read_image
+from pmm.data.voc import check_ids, with_background
+from pmm.errors import InputError, MissingDependency
+
+
+class Region(NamedTuple):
+    """One annotated object: its class in the file's numbering, whether it is a crowd, its outline."""
+
+    image: int
+    category: int
+    crowd: bool
+    area: float
+    outline: list[array] | dict[str, Any]
+
+
+class CocoImage(NamedTuple):
+    """One image of a split and its objects."""
+
+    path: Path
+    size: tuple[int, int]
+    regions: list[Region]
+
+
+class COCOData:
+    """COCO in its own layout: annotations/instances_<split>.json and the images in <split>/.
+
+    A split's JSON file is read once, when the split is first asked for; no image is opened for it.
+    COCO numbers its 80 categories with gaps; here they are 1 .. 80 in the order of those numbers.
+
+    Args:
+        root: the folder that holds `annotations`.
+        name: what tables and figures call the set; None takes "COCO 2014" where a split has the official
+            number of images, and "COCO-format set" otherwise.
+
+    Attributes:
+        root: the folder.
+        class_names: "background" and the categories.
+
+    Raises:
+        InputError: there is no annotations folder with an instances_<split>.json.
+    """
+
+    def __init__(self, root: str | Path, name: str | None = None) -> None:
+        self.root = Path(root)
+        self._name = name
+        self._splits: dict[str, dict[str, CocoImage]] = {}
+        self._categories: dict[int, int] = {}
+        self._class_names: tuple[str, ...] = ()
+        if not self._files:
+            raise InputError(
+                f"{root}: no annotations/instances_<split>.json; name COCO's folder that holds it"
+            )
+
+    @property
+    def name(self) -> str:
+        """What tables and figures call the set; only the whole of COCO 2014 is called by that name."""
+        if self._name is None:
+            official = {"train2014": 82783, "val2014": 40504}
+            whole = any(len(self._split(s)) == n for s, n in official.items() if s in self._splits)
+            return "COCO 2014" if whole else "COCO-format set"
+        return self._name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names, "background" at index 0; reads the smallest annotation file if none is read yet."""
+        if not self._class_names:
+            self._split(min(self._files, key=lambda split: self._files[split].stat().st_size))
+        return self._class_names
+
+    def ids(self, split: str) -> list[str]:
+        """Image ids of a split: the file names without suffix, in the order of the JSON file.
+
+        Args:
+            split: such as "train2014".
+
+        Returns:
+            ids, at least one, each with an image.
+
+        Raises:
+            InputError: no such split, or its JSON file is malformed.
+            InputError: the split is empty or names an image that does not exist.
+        """
+        ids = list(self._split(split))
+        folder = self.root / split
+        check_ids(ids, index_images(folder) if folder.is_dir() else {}, split, self._files[split])
+        return ids
+
+    def image_path(self, image_id: str) -> Path:
+        """Path of an image.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            the file in the split's folder.
+
+        Raises:
+            InputError: no split names such an image.
+        """
+        return self._record(image_id).path
+
+    def image(self, image_id: str) -> np.ndarray:
+        """Pixels of an image.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: no such image, or it cannot be read.
+        """
+        return read_image(self.image_path(image_id))
+
+    def has_mask(self, image_id: str) -> bool:
+        """Whether a ground-truth mask exists: every annotated image has one.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            True where a split names the image.
+        """
+        try:
+            return bool(self._record(image_id))
+        except InputError:
+            return False
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """Ground-truth mask, for evaluation only: crowds are unknown, smaller objects lie on larger ones.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            (H, W) uint8, 0 background, 255 crowd.
+
+        Raises:
+            InputError: no such image, or an outline is malformed.
+            MissingDependency: pycocotools is not installed.
+        """
+        record = self._record(image_id)
+        mask = np.zeros(record.size, np.uint8)
+        for region in sorted(record.regions, key=lambda r: (not r.crowd, -r.area)):
+            mask[_rasterise(region.outline, record)] = (
+                IGNORE if region.crowd else self._categories[region.category]
+            )
+        return mask
+
+    def labels(self, image_id: str) -> tuple[int, ...]:
+        """Image-level labels: the categories of the annotations, crowds included.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            sorted class ids; empty where the image has no annotation.
+
+        Raises:
+            InputError: no such image.
+        """
+        return tuple(sorted({self._categories[region.category] for region in self._record(image_id).regions}))
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        """Split -> annotation file."""
+        files = sorted((self.root / "annotations").glob("instances_*.json"))
+        return {path.stem.removeprefix("instances_"): path for path in files}
+
+    def _record(self, image_id: str) -> CocoImage:
+        """Find an image, first in the splits that are read already."""
+        for split in sorted(self._files, key=lambda split: split not in self._splits):
+            if image_id in self._split(split):
+                return self._splits[split][image_id]
+        raise InputError(f"{self.root}: no image {image_id!r} in {', '.join(self._files)}; correct the id")
+
+    def _split(self, split: str) -> dict[str, CocoImage]:
+        """Read a split's file, once."""
+        if split not in self._files:
+            found = ", ".join(self._files)
+            raise InputError(
+                f"{self.root}: no annotations/instances_{split}.json; splits that exist: {found}"
+            )
+        if split not in self._splits:
+            content = _read_json(self._files[split])
+            try:
+                self._take_categories(content["categories"], self._files[split])
+                self._splits[split] = self._index(content, split)
+            except (KeyError, TypeError, AttributeError) as error:
+                where = f"{self._files[split]}: not in COCO's format"
+                raise InputError(
+                    f"{where} ({type(error).__name__}: {error}); download the file anew"
+                ) from None
+        return self._splits[split]
+
+    def _take_categories(self, categories: list[dict[str, Any]], path: Path) -> None:
+        """Number the categories 1 .. n in the order of their ids; all splits must agree."""
+        in_order = sorted(categories, key=lambda category: category["id"])
+        names = with_background([category["name"] for category in in_order], path)
+        if self._class_names and names != self._class_names:
+            raise InputError(
+                f"{path}: its categories differ from those of the other splits; use files of one set"
+            )
+        self._class_names = names
+        self._categories = {category["id"]: i for i, category in enumerate(in_order, start=1)}
+
+    def _index(self, content: dict[str, Any], split: str) -> dict[str, CocoImage]:
+        """Group the objects by image."""
+        path, images = self._files[split], {}
+        for entry in content["images"]:
+            size = (int(entry["height"]), int(entry["width"]))
+            images[entry["id"]] = CocoImage(self.root / split / entry["file_name"], size, [])
+        for region in content["annotations"]:
+            if not isinstance(region, Region):
+                raise InputError(
+                    f"{path}: found an annotation without segmentation; take the instances_ file"
+                )
+            if region.image not in images:
+                raise InputError(
+                    f"{path}: an annotation names unknown image {region.image}; download the file anew"
+                )
+            if region.category not in self._categories:
+                raise InputError(f"{path}: found unknown category {region.category}; download the file anew")
+            images[region.image].regions.append(region)
+        by_id = {image.path.stem: image for image in images.values()}
+        if len(by_id) < len(content["images"]):
+            raise InputError(f"{path}: names an image twice; download the file anew")
+        return by_id
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read an annotation file, each annotation made compact as it is met: the full set has 600,000."""
+    try:
+        content = json.loads(path.read_bytes(), object_hook=_compact)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: cannot be read as JSON ({reason}); download the file anew") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found a {type(content).__name__}; COCO's file is one JSON object")
+    return content
+
+
+def _compact(entry: dict[str, Any]) -> dict[str, Any] | Region:
+    """An annotation as a `Region`, with numbers in arrays; everything else as it is."""
+    if "segmentation" not in entry or "category_id" not in entry:
+        return entry
+    outline = entry["segmentation"]
+    if isinstance(outline, list):  # a polygon has three corners or more
+        outline = [array("d", polygon) for polygon in outline if len(polygon) >= 6]
+    crowd = bool(entry.get("iscrowd", 0))
+    return Region(entry["image_id"], entry["category_id"], crowd, float(entry.get("area", 0)), outline)
+
+
+def _rasterise(outline: list[array] | dict[str, Any], record: CocoImage) -> np.ndarray:
+    """(H, W) bool of polygons or of a run-length code, by COCO's own code."""
+    try:
+        from pycocotools import mask as coco_mask
+    except ImportError:
+        raise MissingDependency(
+            "pycocotools is not installed; COCO's masks need it: pip install pmm[coco]"
+        ) from None
+    height, width = record.size
+    try:
+        if isinstance(outline, dict):
+            coded = isinstance(outline["counts"], str | bytes)
+            codes = [outline if coded else coco_mask.frPyObjects(outline, height, width)]
+        else:
+            codes = (
+                coco_mask.frPyObjects([list(polygon) for polygon in outline], height, width)
+                if outline
+                else []
+            )
+        if any(tuple(code["size"]) != record.size for code in codes):
+            raise ValueError(f"its size differs from the image's {width} x {height} px")
+        return coco_mask.decode(coco_mask.merge(codes)).astype(bool) if codes else np.zeros(record.size, bool)
+    except Exception as error:  # pycocotools raises plain Exception
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{record.path.name}: an outline cannot be drawn ({reason}); correct the annotation"
+        ) from None

@@ -1,0 +1,207 @@
+"""Your own images: a folder of images and one table of image-level labels.
+
+The folder holds
+
+    images/*            JPEG, PNG, ...
+    labels.csv          columns image, labels (class names separated by spaces) and, if wanted, split
+    classes.txt         if wanted: class names, one a line, in the order of the class ids
+    masks/<image>.png   if wanted: index masks, for evaluation only
+"""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pmm.data.images import index_images, read_image, read_mask_of
+from pmm.data.voc import class_ids_of, read_class_names, with_background
+from pmm.errors import InputError
+
+
+class Entry(NamedTuple):
+    """One line of the table: the image, the names of its classes, its split."""
+
+    path: Path
+    names: frozenset[str]
+    split: str
+
+
+class FolderData:
+    """A folder of images with a table of labels.
+
+    Class ids follow classes.txt where it exists; otherwise the names found in the table, sorted.
+
+    Args:
+        root: the folder with `images` and `labels.csv`.
+        name: what tables and figures call the set; None takes the folder's name.
+
+    Attributes:
+        root: the folder.
+        name: what tables and figures call the set.
+        class_names: "background" and the classes.
+
+    Raises:
+        InputError: `images` or `labels.csv` is missing.
+        InputError: the table lacks a column, or names an image twice, a missing image or an unknown class.
+    """
+
+    def __init__(self, root: str | Path, name: str | None = None) -> None:
+        self.root = Path(root)
+        self.name = name if name is not None else self.root.resolve().name
+        table, listed = self.root / "labels.csv", self.root / "classes.txt"
+        if not (self.root / "images").is_dir() or not table.is_file():
+            found = "no images/ or no labels.csv in it" if self.root.is_dir() else "no such folder"
+            raise InputError(f"{root}: {found}; name the folder that holds images/ and labels.csv")
+        self._entries = _read_entries(table, self.root / "images")
+        found_names = sorted(set().union(*(entry.names for entry in self._entries.values())))
+        self.class_names = (
+            read_class_names(listed) if listed.is_file() else with_background(found_names, table)
+        )
+        self._labels = {
+            i: class_ids_of(set(e.names), self.class_names, table) for i, e in self._entries.items()
+        }
+
+    def ids(self, split: str) -> list[str]:
+        """Image ids of a split, in the order of the table.
+
+        Args:
+            split: a value of the column split; without that column every image is in "train".
+
+        Returns:
+            ids (file names without suffix), at least one.
+
+        Raises:
+            InputError: no image is in that split; the message lists the splits that exist.
+        """
+        ids = [image_id for image_id, entry in self._entries.items() if entry.split == split]
+        if not ids:
+            found = ", ".join(sorted({entry.split for entry in self._entries.values()}))
+            raise InputError(f"{self.root / 'labels.csv'}: no split {split!r}; splits that exist: {found}")
+        return ids
+
+    def image_path(self, image_id: str) -> Path:
+        """Path of an image.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            the file in `images`.
+
+        Raises:
+            InputError: the table names no such image.
+        """
+        return self._entry(image_id).path
+
+    def image(self, image_id: str) -> np.ndarray:
+        """Pixels of an image.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: no such image, or it cannot be read.
+        """
+        return read_image(self.image_path(image_id))
+
+    def has_mask(self, image_id: str) -> bool:
+        """Whether a ground-truth mask exists.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            True where `masks` holds a file for the image.
+        """
+        return self._mask_path(image_id).is_file()
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """Ground-truth mask, for evaluation only: training knows nothing but `labels`.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            (H, W) uint8, 0 background, 255 unknown.
+
+        Raises:
+            InputError: the mask is missing, no index PNG, of another size, or holds a value that is no class.
+        """
+        return read_mask_of(self.image_path(image_id), self._mask_path(image_id), len(self.class_names))
+
+    def labels(self, image_id: str) -> tuple[int, ...]:
+        """Image-level labels.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            sorted class ids in 1 .. n_classes-1; empty where the table names none.
+
+        Raises:
+            InputError: the table names no such image.
+        """
+        self._entry(image_id)
+        return self._labels[image_id]
+
+    def _entry(self, image_id: str) -> Entry:
+        if image_id not in self._entries:
+            raise InputError(
+                f"{self.root / 'labels.csv'}: no image {image_id!r}; add a line or correct the id"
+            )
+        return self._entries[image_id]
+
+    def _mask_path(self, image_id: str) -> Path:
+        return self.root / "masks" / f"{image_id}.png"
+
+
+def _read_entries(table: Path, folder: Path) -> dict[str, Entry]:
+    """Image id -> line of the table, each checked against the images that exist."""
+    entries: dict[str, Entry] = {}
+    known = index_images(folder)
+    for number, row in _read_rows(table):
+        cell = row["image"].strip()
+        path = known.get(Path(cell).stem)
+        path = path if path is not None and path.name == cell else known.get(cell, folder / cell)
+        if not cell or path.parent != folder or not path.is_file():
+            raise InputError(
+                f"{table}, line {number}: no image {cell!r} in {folder}; add it or correct the name"
+            )
+        if path.stem in entries:
+            raise InputError(
+                f"{table}, line {number}: image {path.stem!r} appears twice; name each image once"
+            )
+        names = frozenset(row["labels"].split())
+        if "background" in names:
+            raise InputError(
+                f"{table}, line {number}: 'background' is no label; leave it out, every image has it"
+            )
+        entries[path.stem] = Entry(path, names, (row.get("split") or "train").strip())
+    if not entries:
+        raise InputError(f"{table}: lists no image; write one line an image below the header image,labels")
+    return entries
+
+
+def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and rows of the table, which must have the columns image and labels."""
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: cannot be read ({error}); save it as comma-separated UTF-8") from None
+    if not {"image", "labels"} <= set(columns):
+        raise InputError(
+            f"{table}: found the columns {', '.join(columns) or 'none'}; the header is image,labels"
+        )
+    for number, row in rows:
+        if None in row or None in row.values():
+            raise InputError(
+                f"{table}, line {number}: found more or fewer cells than columns; separate labels by spaces"
+            )
+    return rows

@@ -1,0 +1,214 @@
+"""Reading and writing images and index masks; every refusal is one line that names the file."""
+
+import os
+import uuid
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pmm.errors import InputError
+
+IGNORE = 255
+"""Mask value of pixels whose class is unknown; never trained on, never scored."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read any common image file as 8-bit RGB, turned upright as its EXIF tag says.
+
+    Grayscale, CMYK and palette images are converted, transparent ones are laid on white,
+    and 16-bit grayscale is scaled (65535 becomes 255), not clipped.
+
+    Args:
+        path: the image file.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: the file is missing, cannot be decoded, or holds floating-point or 32-bit pixels.
+    """
+    image = _decode(path)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _scale_16_bit(np.asarray(image), path)
+    if image.mode in ("F", "LAB"):
+        raise InputError(f"{path}: found pixels of mode {image.mode}; save the image as 8-bit RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(path: str | Path, n_classes: int | None = None) -> np.ndarray:
+    """Read an index mask: the pixel value is the class, whatever the palette shows.
+
+    Args:
+        path: a PNG of mode P (palette) or L (grayscale).
+        n_classes: number of classes with the background; None accepts every value.
+
+    Returns:
+        (H, W) uint8, 0 background, 255 unknown.
+
+    Raises:
+        InputError: the file is missing or cannot be decoded.
+        InputError: the file is not an index mask, for example RGB.
+        InputError: a value is neither a class (0 .. n_classes-1) nor 255.
+    """
+    image = _decode(path, upright=False)
+    if image.mode not in ("P", "L"):
+        raise InputError(
+            f"{path}: found mode {image.mode}; a mask is an index PNG (mode P or L), one class a value"
+        )
+    mask = np.array(image)
+    if n_classes is not None:
+        values = np.unique(mask)
+        wrong = values[(values >= n_classes) & (values != IGNORE)]
+        if wrong.size:
+            listed = ", ".join(map(str, wrong[:8])) + (", ..." if wrong.size > 8 else "")
+            raise InputError(f"{path}: found {listed}; a mask holds 0 to {n_classes - 1}, or 255 for unknown")
+    return mask
+
+
+def read_mask_of(image_path: Path, mask_path: Path, n_classes: int) -> np.ndarray:
+    """Read the mask that belongs to an image and check that both have one size.
+
+    Args:
+        image_path: the image, of which only the header is read.
+        mask_path: its mask, see `read_mask`.
+        n_classes: number of classes with the background.
+
+    Returns:
+        (H, W) uint8 mask.
+
+    Raises:
+        InputError: as `read_mask`, or the mask is not as large as the upright image.
+    """
+    mask = read_mask(mask_path, n_classes)
+    width, height = _size(image_path)
+    if mask.shape != (height, width):
+        found = f"{mask.shape[1]} x {mask.shape[0]} px"
+        raise InputError(
+            f"{mask_path}: found {found}, its image has {width} x {height}; give the mask that size"
+        )
+    return mask
+
+
+def write_mask(path: str | Path, mask: np.ndarray, palette: np.ndarray | None = None) -> None:
+    """Write an index mask as a palette PNG; the file appears complete or not at all.
+
+    Args:
+        path: the file to write; its folder is made.
+        mask: (H, W) integers in [0, 255].
+        palette: (256, 3) uint8 colours; None takes the VOC colour map.
+
+    Raises:
+        InputError: `mask` is not two-dimensional, not of integers, or has a value outside [0, 255].
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or not mask.size or mask.dtype.kind not in "iu":
+        raise InputError(f"mask: found {mask.dtype} of shape {mask.shape}; give (H, W) integers")
+    if mask.min() < 0 or mask.max() > 255:
+        raise InputError(f"mask: found values {mask.min()} to {mask.max()}; give 0 to 255")
+    image = Image.fromarray(mask.astype(np.uint8))
+    image.putpalette((voc_palette() if palette is None else np.asarray(palette, np.uint8)).tobytes())
+    _write_atomic(Path(path), lambda file: image.save(file, format="PNG"))
+
+
+def write_jpeg(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
+    """Write an RGB image as a JPEG; the file appears complete or not at all.
+
+    Args:
+        path: the file to write; its folder is made.
+        image: (H, W, 3) uint8 RGB.
+        quality: JPEG quality in [1, 100].
+
+    Raises:
+        InputError: `image` is not (H, W, 3) uint8.
+    """
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size or image.dtype != np.uint8:
+        raise InputError(f"image: found {image.dtype} of shape {image.shape}; give (H, W, 3) uint8")
+    picture = Image.fromarray(image)
+    _write_atomic(Path(path), lambda file: picture.save(file, format="JPEG", quality=quality))
+
+
+@lru_cache(maxsize=1)
+def voc_palette() -> np.ndarray:
+    """Return the VOC colour map: the bits of the class, three at a time, become the high bits of R, G, B.
+
+    Returns:
+        (256, 3) uint8, read-only: black background, 255 in the pale colour of the VOC outlines.
+    """
+    index = np.arange(256)
+    palette = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    palette.setflags(write=False)
+    return palette
+
+
+def index_images(folder: Path) -> dict[str, Path]:
+    """List the images of a folder by file stem; of two files with one stem the first suffix by name wins.
+
+    Args:
+        folder: the folder, not searched deeper.
+
+    Returns:
+        file stem -> path.
+    """
+    names = sorted((entry.name for entry in os.scandir(folder)), reverse=True)
+    paths = (folder / name for name in names if not name.startswith("."))
+    return {path.stem: path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
+
+
+def _decode(path: str | Path, upright: bool = True) -> Image.Image:
+    """Load all pixels now, so that a truncated file fails here and not later."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image) if upright else image.copy()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the name and the folder") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # the decoders raise a dozen types on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        hint = "is the file complete, and an image?"
+        raise InputError(f"{path}: cannot be read as an image ({reason}); {hint}") from None
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """(width, height) of the upright image, from its header alone."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except Exception:  # say it in the words of the full decoder
+        height, width = read_image(path).shape[:2]
+        return width, height
+
+
+def _scale_16_bit(gray: np.ndarray, path: str | Path) -> np.ndarray:
+    """Scale (H, W) 16-bit grayscale to (H, W, 3) uint8."""
+    if gray.min() < 0 or gray.max() > 65535:
+        raise InputError(f"{path}: found 32-bit pixels; save the image with 8 or 16 bits")
+    scaled = ((gray.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.repeat(scaled[:, :, None], 3, axis=2)
+
+
+def _write_atomic(path: Path, save: Callable[[BinaryIO], None]) -> None:
+    """Write beside the target under another name, then rename: no reader ever sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            save(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,283 @@
+"""Pascal VOC 2012, and any data set in its folder layout."""
+
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pmm.data.images import index_images, read_image, read_mask_of
+from pmm.errors import InputError
+
+VOC_CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
+    "tvmonitor",
+)
+
+_PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "*/VOCdevkit/VOC2012", "..")
+_OFFICIAL_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913}
+
+
+class VOCData:
+    """A data set in the VOC layout: images, image-level labels from the XML files, masks for scoring.
+
+    Args:
+        root: the VOC2012 folder, the VOCdevkit folder or the folder that holds it.
+        name: what tables and figures call the set; None takes "VOC 2012" where a split has the
+            official number of images, and "VOC-format set" otherwise.
+
+    Attributes:
+        root: the folder with JPEGImages, found from `root`.
+        name: what tables and figures call the set.
+        class_names: index 0 is "background"; VOC's 20 names, or those of classes.txt in the root.
+
+    Raises:
+        InputError: no folder in the VOC layout is found, or classes.txt is wrong.
+    """
+
+    def __init__(self, root: str | Path, name: str | None = None) -> None:
+        self.root = _find_root(Path(root))
+        listed = self.root / "classes.txt"
+        self.class_names = read_class_names(listed) if listed.is_file() else VOC_CLASSES
+        self.name = name if name is not None else self._guess_name()
+
+    def ids(self, split: str) -> list[str]:
+        """Image ids of a split, in the order of its file.
+
+        Args:
+            split: name of a file in ImageSets/Segmentation, such as "train", "val" or "train_aug".
+
+        Returns:
+            ids, at least one, each with an image.
+
+        Raises:
+            InputError: no such split; the message lists those that exist.
+            InputError: the split is empty, names an image twice, or names one that does not exist.
+        """
+        path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        if not path.is_file():
+            found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
+            raise InputError(f"{path}: no split {split!r}; splits that exist: {found}")
+        ids = [
+            _first_stem(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()
+        ]
+        check_ids(ids, self._images, split, path)
+        return ids
+
+    def image_path(self, image_id: str) -> Path:
+        """Path of an image.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            the file in JPEGImages.
+
+        Raises:
+            InputError: no such image.
+        """
+        if image_id not in self._images:
+            raise InputError(f"{self.root / 'JPEGImages'}: no image {image_id!r}; add it or correct the id")
+        return self._images[image_id]
+
+    def image(self, image_id: str) -> np.ndarray:
+        """Pixels of an image.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: no such image, or it cannot be read.
+        """
+        return read_image(self.image_path(image_id))
+
+    def has_mask(self, image_id: str) -> bool:
+        """Whether a ground-truth mask exists.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            True where `mask` finds a file.
+        """
+        return self._mask_path(image_id).is_file()
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """Ground-truth mask, for evaluation only: training knows nothing but `labels`.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            (H, W) uint8, 0 background, 255 unknown.
+
+        Raises:
+            InputError: the mask is missing, no index PNG, of another size, or holds a value that is no class.
+        """
+        return read_mask_of(self.image_path(image_id), self._mask_path(image_id), len(self.class_names))
+
+    def labels(self, image_id: str) -> tuple[int, ...]:
+        """Image-level labels: the classes of the objects in the XML file, objects marked difficult included.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            sorted class ids in 1 .. n_classes-1; empty where the file lists no object.
+
+        Raises:
+            InputError: the XML file is missing, malformed, has a DOCTYPE, or names an unknown class.
+        """
+        path = self.root / "Annotations" / f"{image_id}.xml"
+        names = {(obj.findtext("name") or "").strip() for obj in _parse_xml(path).iter("object")}
+        return class_ids_of(names, self.class_names, path)
+
+    @cached_property
+    def _images(self) -> dict[str, Path]:
+        """File stem -> image, listed once."""
+        return index_images(self.root / "JPEGImages")
+
+    def _mask_path(self, image_id: str) -> Path:
+        """The mask of VOC, or that of the augmented set (SBD) where VOC has none."""
+        path = self.root / "SegmentationClass" / f"{image_id}.png"
+        augmented = self.root / "SegmentationClassAug" / path.name
+        return augmented if augmented.is_file() and not path.is_file() else path
+
+    def _guess_name(self) -> str:
+        """Call a set VOC 2012 only where it is: a number measured on a part of it is not VOC's."""
+        if self.class_names == VOC_CLASSES:
+            for split, n_images in _OFFICIAL_SPLITS.items():
+                path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
+                if path.is_file() and len(path.read_bytes().split()) == n_images:
+                    return "VOC 2012"
+        return "VOC-format set"
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Read class names, one a line; "background" is put first unless it stands there.
+
+    Args:
+        path: the text file.
+
+    Returns:
+        names, "background" at index 0.
+
+    Raises:
+        InputError: the file is no text, lists no class, a class twice, or more than 254.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); write one class name a line, UTF-8") from None
+    names = [line.strip() for line in lines if line.strip()]
+    return with_background(names, path)
+
+
+def with_background(names: list[str], path: Path) -> tuple[str, ...]:
+    """Put "background" first and check the names.
+
+    Args:
+        names: class names, with or without a leading "background".
+        path: the file they come from, for the message.
+
+    Returns:
+        names, "background" at index 0.
+
+    Raises:
+        InputError: no class, a class twice, or more than 254.
+    """
+    names = names[1:] if names[:1] == ["background"] else names
+    twice = sorted({name for name in names if names.count(name) > 1 or name == "background"})
+    if twice:
+        raise InputError(f"{path}: found {twice[0]!r} twice or in the wrong place; name each class once")
+    if not 1 <= len(names) <= 254:
+        raise InputError(f"{path}: found {len(names)} classes; an index mask holds 1 to 254")
+    return ("background", *names)
+
+
+def class_ids_of(names: set[str], class_names: tuple[str, ...], path: Path) -> tuple[int, ...]:
+    """Class ids of class names.
+
+    Args:
+        names: names found in a file.
+        class_names: the data set's names, "background" at index 0.
+        path: the file, for the message.
+
+    Returns:
+        sorted class ids.
+
+    Raises:
+        InputError: a name is no class of the data set.
+    """
+    unknown = sorted(names - set(class_names[1:]))
+    if unknown:
+        known = ", ".join(class_names[1:6]) + (", ..." if len(class_names) > 6 else "")
+        raise InputError(f"{path}: found unknown class {unknown[0]!r}; the classes are {known}")
+    return tuple(sorted(class_names.index(name) for name in names))
+
+
+def check_ids(ids: list[str], known: dict[str, Path], split: str, path: Path) -> None:
+    """Check that a split has images, each once and each existing.
+
+    Args:
+        ids: the ids of the split.
+        known: id -> image, all that exist.
+        split: the split's name, for the message.
+        path: the file that lists it, for the message.
+
+    Raises:
+        InputError: the split is empty, names an image twice, or names one that does not exist.
+    """
+    if not ids:
+        raise InputError(f"{path}: split {split!r} lists no image; write one image id a line")
+    missing = [image_id for image_id in ids if image_id not in known]
+    if missing:
+        count = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise InputError(
+            f"{path}: split {split!r} names image {missing[0]!r}{count} that does not exist; add it"
+        )
+    if len(set(ids)) < len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise InputError(f"{path}: split {split!r} names image {twice!r} twice; remove one line")
+
+
+def _find_root(root: Path) -> Path:
+    """The folder with JPEGImages at, below or (for JPEGImages itself) above `root`."""
+    for place in _PLACES:
+        for folder in sorted(root.glob(place)) if "*" in place else [root / place]:
+            if (folder / "JPEGImages").is_dir() and (place != ".." or root.name == "JPEGImages"):
+                return folder.resolve() if place == ".." else folder
+    found = (
+        "no such folder" if not root.is_dir() else "no JPEGImages in it, in VOC2012/ or in VOCdevkit/VOC2012/"
+    )
+    wanted = "JPEGImages, Annotations, ImageSets/Segmentation and SegmentationClass"
+    raise InputError(f"{root}: {found}; name the folder that holds {wanted}")
+
+
+def _first_stem(line: str) -> str:
+    """The id on a line of a split: some lists name the image's path and the mask's path."""
+    path = Path(line.split()[0])
+    return path.stem if path.suffix.lower() in (".jpg", ".jpeg", ".png") else path.name
+
+
+def _parse_xml(path: Path) -> ElementTree.Element:
+    """Parse an annotation; a DOCTYPE is refused, since its entities can grow without bound."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; image-level labels are read from it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); write VOC's XML in UTF-8") from None
+    if "\0" in text:  # expat would take it for UTF-16 and find a DOCTYPE that the next line cannot see
+        raise InputError(f"{path}: cannot be read (found a zero byte); write VOC's XML in UTF-8")
+    if "<!DOCTYPE" in text.upper():
+        raise InputError(f"{path}: found a DOCTYPE; VOC's annotations have none, remove it")
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise InputError(f"{path}: not valid XML ({error}); write the annotation anew") from None

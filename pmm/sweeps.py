@@ -1,0 +1,152 @@
+"""Sweeps of one pseudo-mask parameter on a handful of training scenes, judged against ground truth.
+
+A sweep shows what a parameter does. It chooses nothing: with image-level labels alone there is no ground
+truth to choose by, and the run's values stand in its parameter file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
+
+from pmm.crf import CRFSettings, DenseCRF
+from pmm.errors import InputError
+from pmm.metrics import confusion_matrix, mean_iou
+from pmm.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
+
+ALPHAS = (1.0, 2.0, 4.0, 8.0, 16.0)
+THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 10))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a sweep needs of one scene, small enough to be sent to another process."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8 RGB."""
+    class_ids: np.ndarray
+    """(C,) int64, mask values of the CAM's channels."""
+    cam: np.ndarray
+    """(C, H, W) float32 in [0, 1]."""
+    truth: np.ndarray
+    """(H, W) uint8 ground truth, 255 is not judged."""
+
+
+def load_samples(experiment: Any, count: int = 24) -> list[Sample]:
+    """Take evenly spaced training images that have a ground truth.
+
+    Args:
+        experiment: the run, a `pmm.stages.Experiment` whose CAMs can be made.
+        count: number of images, >= 1; fewer where there are fewer.
+
+    Raises:
+        InputError: `count` is below 1, or no training image has a ground truth.
+    """
+    if count < 1:
+        raise InputError(f"count: {count} images; a sweep needs at least 1")
+    data = experiment.data
+    judged = [i for i in experiment.train_ids if data.has_mask(i)]
+    if not judged:
+        raise InputError(
+            f"{data.name}: no training image has an exact mask; a sweep cannot be judged without"
+        )
+    places = np.linspace(0, len(judged) - 1, min(count, len(judged))).round().astype(int)
+    chosen = [judged[place] for place in places]
+    return [Sample(data.image(i), *experiment.cam(i), data.mask(i)) for i in chosen]
+
+
+def ppmg_alpha_sweep(
+    experiment: Any, alphas: Sequence[float] = ALPHAS, s: float | None = None, count: int = 24
+) -> dict[str, Any]:
+    """Score PPMG for several background exponents alpha.
+
+    Args:
+        experiment: the run, a `pmm.stages.Experiment`.
+        alphas: values of alpha, > 0.
+        s: smoothing strength; None takes the run's.
+        count: number of scenes.
+
+    Returns:
+        {"method", "parameter", "values", "miou", "images", "data"}; mIoU as fractions, one a value.
+
+    Raises:
+        InputError: as `load_samples`, or a value is out of range.
+    """
+    p = experiment.params
+    s = p.s if s is None else s
+    masks = partial(
+        _ppmg_masks, alphas=tuple(alphas), s=s, t=p.t, variant=p.variant, crf=experiment.crf_settings()
+    )
+    return _sweep(experiment, f"PPMG, s = {s:g}", "alpha", alphas, masks, count)
+
+
+def joint_alpha_sweep(experiment: Any, alphas: Sequence[float] = ALPHAS, count: int = 24) -> dict[str, Any]:
+    """Score the joint CRF for several background exponents alpha; result as `ppmg_alpha_sweep`."""
+    masks = partial(_joint_masks, alphas=tuple(alphas), crf=experiment.crf_settings(joint=True))
+    return _sweep(experiment, "joint CRF", "alpha", alphas, masks, count)
+
+
+def threshold_sweep(
+    experiment: Any, thresholds: Sequence[float] = THRESHOLDS, count: int = 24
+) -> dict[str, Any]:
+    """Score the CAM with several fixed thresholds in [0, 1]; result as `ppmg_alpha_sweep`."""
+    masks = partial(_threshold_masks, thresholds=tuple(thresholds))
+    return _sweep(experiment, "CAM threshold", "threshold", thresholds, masks, count)
+
+
+def best(sweep: dict[str, Any]) -> tuple[float, float]:
+    """Return the value with the highest mIoU and that mIoU: hindsight, known only from ground truth."""
+    place = int(np.nanargmax(sweep["miou"]))
+    return sweep["values"][place], sweep["miou"][place]
+
+
+def _sweep(
+    experiment: Any,
+    method: str,
+    parameter: str,
+    values: Sequence[float],
+    masks: Callable[[Sample], list[np.ndarray]],
+    count: int,
+) -> dict[str, Any]:
+    samples, data, params = load_samples(experiment, count), experiment.data, experiment.params
+    work = (delayed(_confusions)(sample, masks, len(data.class_names)) for sample in samples)
+    found = Parallel(n_jobs=params.workers or -1, return_as="generator")(work)
+    total = sum(tqdm(found, total=len(samples), desc=f"{method}: {parameter}", leave=False))
+    return {
+        "method": method,
+        "parameter": parameter,
+        "values": [float(value) for value in values],
+        "miou": [round(mean_iou(confusion), 4) for confusion in total],
+        "images": len(samples),
+        "data": f"{data.name}, {len(samples)} images of split {params.train_split}, against ground truth",
+    }
+
+
+def _confusions(sample: Sample, masks: Callable[[Sample], list[np.ndarray]], n_classes: int) -> np.ndarray:
+    """Confusion of one scene for every value of the parameter, (V, n_classes, n_classes)."""
+    return np.stack([confusion_matrix(sample.truth, mask, n_classes) for mask in masks(sample)])
+
+
+def _ppmg_masks(
+    sample: Sample, *, alphas: Sequence[float], s: float, t: float, variant: str, crf: CRFSettings
+) -> list[np.ndarray]:
+    shared = DenseCRF(sample.image, crf)
+    return [
+        ppmg(sample.image, sample.cam, sample.class_ids, s=s, alpha=a, t=t, variant=variant, crf=shared)
+        for a in alphas
+    ]
+
+
+def _joint_masks(sample: Sample, *, alphas: Sequence[float], crf: CRFSettings) -> list[np.ndarray]:
+    shared = DenseCRF(sample.image, crf)
+    return [crf_pseudo_mask(sample.image, sample.cam, sample.class_ids, alpha=a, crf=shared) for a in alphas]
+
+
+def _threshold_masks(sample: Sample, *, thresholds: Sequence[float]) -> list[np.ndarray]:
+    return [threshold_pseudo_mask(sample.cam, sample.class_ids, t) for t in thresholds]

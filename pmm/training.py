@@ -1,0 +1,266 @@
+"""One training loop for the classifier and the segmentation model: schedule, checkpoints, log, progress.
+
+Batches depend on the seed and the epoch alone, and each epoch ends with a checkpoint, so an interrupted
+training goes on at the next epoch as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from pmm.artifacts import write_text
+from pmm.data.transforms import Augmentation, augment
+from pmm.devices import autocast, prepare_images, seeded
+from pmm.errors import InputError
+from pmm.models import keep_statistics, read_weights
+
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "weights.pt"
+LOG = "log.csv"
+POLY_POWER = 0.9
+
+LossFunction = Callable[[nn.Module, Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
+"""(model, images, targets, progress 0..1) -> loss, and named values of the step for the log."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a training runs; see `pmm.params` for the meaning of the values."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    head_lr: float
+    weight_decay: float
+    optimizer: str = "adamw"
+    schedule: str = "onecycle"
+    seed: int = 0
+    loader_workers: int = 0
+
+
+class TrainingImages(Dataset):
+    """Augmented images with their targets, addressed by (epoch, index).
+
+    Args:
+        load: index -> (image (H,W,3) uint8, mask (H,W) uint8 or None, target tensor or None). The mask is
+            augmented with the image and becomes the target where there is one.
+        n: number of images.
+        settings: augmentation.
+        seed: with epoch and index it decides every random choice.
+    """
+
+    def __init__(self, load: Callable[[int], tuple], n: int, settings: Augmentation, seed: int):
+        self.load, self.n, self.settings, self.seed = load, n, settings, seed
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, where: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = where
+        image, mask, target = self.load(index)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        picture, labels = augment(image, mask, self.settings, rng)
+        return picture, target if labels is None else labels
+
+
+class EpochBatches:
+    """Batches of (epoch, index): each epoch its own permutation, the incomplete last batch left out."""
+
+    def __init__(self, n: int, batch_size: int, epochs: range, seed: int):
+        self.n, self.batch_size, self.epochs, self.seed = n, min(batch_size, n), epochs, seed
+
+    def __len__(self) -> int:
+        return len(self.epochs) * (self.n // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch in self.epochs:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.n)
+            for first in range(0, self.n - self.batch_size + 1, self.batch_size):
+                yield [(epoch, int(i)) for i in order[first : first + self.batch_size]]
+
+
+def fit(
+    model: nn.Module,
+    images: TrainingImages,
+    loss_function: LossFunction,
+    settings: TrainingSettings,
+    folder: Path,
+    *,
+    backbone: nn.Module,
+    head: Sequence[nn.Module],
+    statistics: tuple[list[float], list[float]],
+    title: str,
+) -> None:
+    """Train a model in place; leave `weights.pt` and `log.csv` in the folder.
+
+    Args:
+        model: on its device already.
+        images: what it learns from.
+        loss_function: see `LossFunction`.
+        settings: epochs, batch size, learning rates.
+        folder: a `checkpoint.pt` in it is resumed and removed at the end.
+        backbone: part of the model whose batch norms keep ImageNet's statistics.
+        head: modules that learn at `lr * head_lr`, all others at `lr`.
+        statistics: mean and standard deviation of the model's input.
+        title: of the progress bar.
+
+    Raises:
+        InputError: the loss is not finite, or the checkpoint is broken.
+    """
+    device = next(model.parameters()).device
+    steps = len(EpochBatches(len(images), settings.batch_size, range(1), settings.seed))
+    optimizer = build_optimizer(model, head, settings)
+    scheduler = build_scheduler(optimizer, settings, settings.epochs * steps)
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and not torch.cuda.is_bf16_supported())
+    first, rows = resume(folder, model, optimizer, scheduler)
+    batches = EpochBatches(len(images), settings.batch_size, range(first, settings.epochs), settings.seed)
+    loader = DataLoader(images, batch_sampler=batches, num_workers=settings.loader_workers, pin_memory=device.type == "cuda")
+    model.train()
+    keep_statistics(backbone)
+    log: list[dict[str, Tensor]] = []
+    total = settings.epochs * steps
+    with tqdm(total=total, initial=first * steps, desc=title, unit="step", mininterval=1.0) as bar:
+        for step, (pictures, targets) in enumerate(loader, start=first * steps):
+            inputs = prepare_images(pictures, *statistics, device)
+            with seeded(settings.seed * 1_000_003 + step), autocast(device):
+                loss, values = loss_function(model, inputs, targets.to(device), step / total)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            scheduler.step()
+            log.append({"loss": loss.detach(), **values})
+            bar.update()
+            if len(log) % 10 == 0:
+                bar.set_postfix({k: f"{float(v):.3f}" for k, v in log[-1].items()}, refresh=False)
+            if len(log) == steps:
+                epoch = (step + 1) // steps
+                rows.append(summarise(epoch, log, scheduler.get_last_lr()[0], title))
+                log = []
+                save_checkpoint(folder, epoch, model, optimizer, scheduler, rows)
+    write_log(folder / LOG, rows)
+    save_tensors(folder / WEIGHTS, {k: v.cpu() for k, v in model.state_dict().items()})
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    model.eval()
+
+
+def build_optimizer(model: nn.Module, head: Sequence[nn.Module], settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Make AdamW or SGD (momentum 0.9) with a larger learning rate for the head; frozen parameters are left out."""
+    heads = {id(p) for module in head for p in module.parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in heads], "lr": settings.lr},
+        {"params": [p for p in trained if id(p) in heads], "lr": settings.lr * settings.head_lr},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(groups, momentum=0.9, weight_decay=settings.weight_decay)
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Make a one-cycle (up for 15 % of the steps, then a cosine to zero) or poly 0.9 schedule."""
+    if settings.schedule == "poly":
+        return torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=POLY_POWER)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rates, total_steps=steps + 1, pct_start=0.15, cycle_momentum=False
+    )
+
+
+def summarise(epoch: int, log: Sequence[Mapping[str, Tensor]], lr: float, title: str) -> dict[str, float]:
+    """Average an epoch's steps into one row of the log.
+
+    Raises:
+        InputError: the mean loss is not finite.
+    """
+    row = {key: float(torch.stack([step[key].float() for step in log]).mean()) for key in log[0]}
+    if not np.isfinite(row["loss"]):
+        raise InputError(f"{title}: the loss became {row['loss']} in epoch {epoch}; lower the learning rate")
+    return {"epoch": epoch, **row, "lr": lr}
+
+
+def write_log(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write the epochs' rows as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["epoch"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_log(path: Path) -> dict[str, list[float]]:
+    """Read `log.csv` into a list for each column.
+
+    Raises:
+        InputError: there is no such log.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no training log; train this model first")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else [])}
+
+
+def save_tensors(path: Path, content: Any) -> None:
+    """Save tensors and plain values through a temporary neighbour and a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def load_weights(model: nn.Module, path: Path) -> nn.Module:
+    """Load a model's own `weights.pt`, and switch it to evaluation.
+
+    Raises:
+        InputError: missing, broken, or of another model.
+    """
+    try:
+        model.load_state_dict(read_weights(path))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()[:120]
+        raise InputError(f"{path}: weights of another model ({reason}); delete the folder, train again") from None
+    return model.eval()
+
+
+def save_checkpoint(folder: Path, epoch: int, model: nn.Module, optimizer: Any, scheduler: Any, rows: list) -> None:
+    """Keep everything that the next epoch needs."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    save_tensors(folder / CHECKPOINT, {**state, "epoch": epoch, "rows": rows})
+
+
+def resume(folder: Path, model: nn.Module, optimizer: Any, scheduler: Any) -> tuple[int, list[dict[str, float]]]:
+    """Take up the folder's checkpoint.
+
+    Returns:
+        The epoch to go on with and the log so far; 0 and nothing without a checkpoint.
+
+    Raises:
+        InputError: the checkpoint cannot be read.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return 0, []
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+    except Exception:
+        raise InputError(f"{path}: broken or of another training; delete it, the training starts again") from None
+    return int(state["epoch"]), list(state["rows"])
