@@ -40,9 +40,7 @@ SETTINGS = (
     Setting("ce", "cross-entropy", changes={"pus": "none"}),
     Setting("clamp_paper_05_05", "clamp, paper, 0.5/0.5", changes=_pus("clamp", 0.5, 0.5)),
     Setting("clamp_official_05_05", "clamp, official, 0.5/0.5", changes=_pus("clamp", 0.5, 0.5, "official")),
-    Setting(
-        "ignore_official_05_05", "ignore, official, 0.5/0.5", changes=_pus("ignore", 0.5, 0.5, "official")
-    ),
+    Setting("ignore_official_05_05", "ignore, official, 0.5/0.5", changes=_pus("ignore", 0.5, 0.5, "official")),
     Setting("pow_05_05", "pow, 0.5/0.5", changes=_pus("pow", 0.5, 0.5)),
     Setting("clamp_paper_02_1", "clamp, paper, 0.2/1", changes=_pus("clamp", 0.2, 1.0)),
     Setting("clamp_official_02_2", "clamp, official, 0.2/2", changes=_pus("clamp", 0.2, 2.0, "official")),
@@ -59,9 +57,7 @@ SETTINGS = (
         "threshold",
         _pus("clamp", 0.2, 2.0, "official"),
     ),
-    Setting(
-        "noisy_ignore_02_2", "ignore, official, 0.2/2", "threshold", _pus("ignore", 0.2, 2.0, "official")
-    ),
+    Setting("noisy_ignore_02_2", "ignore, official, 0.2/2", "threshold", _pus("ignore", 0.2, 2.0, "official")),
 )
 """The two numbers of a title are beta and kappa; "threshold" masks are the noisier ones."""
 
@@ -88,9 +84,7 @@ def run_grid(
         raise InputError("ablation_seeds: is empty; give at least one seed, three show a spread")
     if len({setting.name for setting in settings}) < len(settings):
         raise InputError("settings: two of them share a name; each needs its own folder")
-    rows = [
-        summarise(setting, {seed: _cell(experiment, setting, seed) for seed in seeds}) for setting in settings
-    ]
+    rows = [summarise(setting, {seed: _cell(experiment, setting, seed) for seed in seeds}) for setting in settings]
     manifest = {"environment": environment(), "params": experiment.params.model_dump()}
     return {"manifest": manifest, "settings": [asdict(setting) for setting in settings], "rows": rows}
 
@@ -160,9 +154,7 @@ def _check_row(row: Any, where: str) -> None:
     values, seeds = row["miou"], row["seeds"]
     if not isinstance(values, list) or not isinstance(seeds, list) or not values or len(values) != len(seeds):
         raise InputError(f"{where}: seeds and miou are not two equally long lists; run the comparison again")
-    if not all(
-        isinstance(v, int | float) and math.isfinite(v) and 0 <= v <= 1 for v in [*values, row["mean"]]
-    ):
+    if not all(isinstance(v, int | float) and math.isfinite(v) and 0 <= v <= 1 for v in [*values, row["mean"]]):
         raise InputError(f"{where}: miou holds something else than fractions 0..1; run the comparison again")
 
 
@@ -231,9 +223,7 @@ def _made_with(results: Mapping[str, Any]) -> str:
 
 def metrics_section(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return the comparison as a section of metrics.json."""
-    rows = [
-        [row["masks"], row["title"], row["mean"], row["spread"], len(row["seeds"])] for row in results["rows"]
-    ]
+    rows = [[row["masks"], row["title"], row["mean"], row["spread"], len(row["seeds"])] for row in results["rows"]]
     return {
         "title": "Pretended under-fitting: settings by seeds",
         "data": _made_with(results),

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import uuid
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -109,17 +107,13 @@ def check_cam(cam: npt.ArrayLike, name: str = "cam") -> np.ndarray:
     """
     maps = _finite_maps(cam, name)
     if not np.issubdtype(maps.dtype, np.floating):
-        raise InputError(
-            f"{name}: floating-point values in [0, 1] expected, got {maps.dtype}; normalize_cam it"
-        )
+        raise InputError(f"{name}: floating-point values in [0, 1] expected, got {maps.dtype}; normalize_cam it")
     maps = maps.astype(np.float32, copy=False)
     if not maps.size:
         return maps
     low, high = float(maps.min()), float(maps.max())
     if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
-        raise InputError(
-            f"{name}: values lie in [{low:g}, {high:g}], [0, 1] expected; apply normalize_cam first"
-        )
+        raise InputError(f"{name}: values lie in [{low:g}, {high:g}], [0, 1] expected; apply normalize_cam first")
     return maps if low >= 0 and high <= 1 else np.clip(maps, 0, 1)
 
 
@@ -142,14 +136,10 @@ def check_class_ids(class_ids: npt.ArrayLike, n_channels: int) -> np.ndarray:
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(f"class_ids: a flat list of integers expected, got shape {ids.shape} of {ids.dtype}")
     if len(ids) != n_channels:
-        raise InputError(
-            f"class_ids: {len(ids)} ids for a CAM of {n_channels} channels; give one id per channel"
-        )
+        raise InputError(f"class_ids: {len(ids)} ids for a CAM of {n_channels} channels; give one id per channel")
     outside = ids[(ids < 1) | (ids > MAX_CLASS_ID)]
     if outside.size:
-        raise InputError(
-            f"class_ids: {outside[0]} is outside 1..{MAX_CLASS_ID} (0 is background, 255 is unknown)"
-        )
+        raise InputError(f"class_ids: {outside[0]} is outside 1..{MAX_CLASS_ID} (0 is background, 255 is unknown)")
     if len(np.unique(ids)) != len(ids):
         raise InputError(f"class_ids: {ids.tolist()} names a class twice; give each class one channel")
     return ids.astype(np.int64)
@@ -171,9 +161,7 @@ def _read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(
-                    f"{path}: a .npz archive expected, got a single array; write it with save_cams"
-                )
+                raise InputError(f"{path}: a .npz archive expected, got a single array; write it with save_cams")
             missing = [name for name in names if name not in archive.files]
             if missing:
                 raise InputError(f"{path}: array {missing[0]!r} is missing, found {archive.files}")
@@ -182,6 +170,6 @@ def _read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
         raise InputError(f"{path}: no such CAM file; make the CAMs first (notebook 02)") from None
     except InputError:
         raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged byte may raise anything from zlib.error to tokenize.TokenError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a readable CAM file ({reason}); delete it and make it again") from None

@@ -37,9 +37,10 @@ def all_checks(params: Params) -> Iterator[tuple[str, Check]]:
     yield "data", partial(_open, params, opened)
     if not opened:  # the caller runs each check before it asks for the next
         return
-    yield f"split {params.train_split}", partial(check_split, opened[0], params.train_split, needs_labels=True)
-    if params.val_split:
-        yield f"split {params.val_split}", partial(check_split, opened[0], params.val_split, needs_masks=True)
+    train, val = params.train_split, params.val_split
+    yield f"split {train}", partial(check_split, opened[0], train, needs_labels=True)
+    if val:
+        yield f"split {val}", partial(check_split, opened[0], val, needs_masks=True)
 
 
 def check_device(params: Params) -> str:
@@ -89,9 +90,7 @@ def _open(params: Params, opened: list[SegmentationData]) -> str:
     return f"{opened[0].name}, {len(opened[0].class_names) - 1} classes"
 
 
-def check_split(
-    data: SegmentationData, split: str, needs_labels: bool = False, needs_masks: bool = False
-) -> str:
+def check_split(data: SegmentationData, split: str, needs_labels: bool = False, needs_masks: bool = False) -> str:
     """Read every image, its labels and, where there is one, its mask.
 
     Args:
@@ -113,7 +112,7 @@ def check_split(
     if needs_labels and unlabelled == len(ids):
         raise InputError(f"none of the {len(ids)} images has a label; the classifier has nothing to learn")
     if needs_masks and not masks:
-        raise InputError(f"none of the {len(ids)} images has a mask; write val_split: '' to run without measuring")
+        raise InputError(f"none of the {len(ids)} images has a mask; write val_split: '' to measure nothing")
     return f"{len(ids)} images decode, {len(ids) - unlabelled} have labels, {masks} have masks"
 
 

@@ -52,7 +52,7 @@ def main() -> None:
 @click.option("--only", multiple=True, metavar="NN", help="Run only this notebook, e.g. 04; may be repeated.")
 @click.option("-v", "--verbose", is_flag=True, help="Copy what the notebooks print to the terminal.")
 def run(parameter_file: Path, overrides: Sequence[str], only: Sequence[str], verbose: bool) -> None:
-    """Run the notebooks in order and write runs/<run_name>/report.html."""
+    """Run the notebooks in order and write the report."""
     params = _load(parameter_file, overrides)
     from pmm.pipeline import NotebookError, run_notebooks
 
@@ -69,7 +69,7 @@ def run(parameter_file: Path, overrides: Sequence[str], only: Sequence[str], ver
 @_parameter_file
 @_override
 def check(parameter_file: Path, overrides: Sequence[str]) -> None:
-    """Check parameters, packages, weights and every image of the data set before a run."""
+    """Check parameters, packages, weights and data before a run."""
     params = _load(parameter_file, overrides)
     click.echo(f"OK    parameters: {parameter_file}")
     from pmm.checks import all_checks
@@ -88,7 +88,7 @@ def check(parameter_file: Path, overrides: Sequence[str]) -> None:
 @main.command()
 @click.argument("run_path", type=click.Path(path_type=Path), metavar="RUN")
 def report(run_path: Path) -> None:
-    """Write RUN/report.html anew from what the run folder holds, e.g. runs/demo."""
+    """Write the report of a run anew, e.g. of runs/demo."""
     from pmm.artifacts import RunFolder
     from pmm.report import write_report
 
@@ -100,13 +100,14 @@ def params() -> None:
     """List every parameter: name, default, range, meaning."""
     from pmm.params import Params, allowed_values
 
-    rows = [
-        (name, str(field.default if field.default != "" else "''"), allowed_values(name), field.description or "")
-        for name, field in Params.model_fields.items()
-    ]
+    rows = [("name", "default", "range", "meaning")]
+    for name, field in Params.model_fields.items():
+        default = str(field.default) or "''"
+        rows.append((name, default, allowed_values(name), field.description or ""))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in [("name", "default", "range", "meaning"), *rows]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
+    for *cells, meaning in rows:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        click.echo("  ".join((*padded, meaning)))
 
 
 def _load(parameter_file: Path, overrides: Sequence[str]) -> Params:

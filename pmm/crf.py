@@ -65,9 +65,7 @@ PPMG_CRF = CRFSettings()
 """The binary CRFs of Algorithm 1."""
 JOINT_CRF = CRFSettings(gauss_compat=3)
 """The joint CRF of section 2.1 (eq. 3-4), which makes the baseline masks."""
-SEGMENTATION_CRF = CRFSettings(
-    gauss_sxy=1, gauss_compat=3, bilateral_sxy=67, bilateral_srgb=3, bilateral_compat=4
-)
+SEGMENTATION_CRF = CRFSettings(gauss_sxy=1, gauss_compat=3, bilateral_sxy=67, bilateral_srgb=3, bilateral_compat=4)
 """Refines the segmentation model's softmax at test time."""
 
 
@@ -126,9 +124,7 @@ class DenseCRF:
         front = self._check(foreground, "foreground")
         back = self._check(background, "background")
         if len(front) != len(back):
-            raise InputError(
-                f"background: {len(back)} channels, foreground has {len(front)}; give equal numbers"
-            )
+            raise InputError(f"background: {len(back)} channels, foreground has {len(front)}; give equal numbers")
         return self._engine.binary_mean_field(_unary(front), _unary(back)).reshape(front.shape)
 
     def _check(self, probabilities: npt.ArrayLike, name: str) -> np.ndarray:
@@ -207,9 +203,7 @@ def _check_reach(settings: CRFSettings, longest_side: int) -> None:
     for name, extent, limit in features:
         value = getattr(settings, name)
         if extent / value > limit:
-            raise InputError(
-                f"{name}: {value:g} is too small for this image; give at least {extent / limit:g}"
-            )
+            raise InputError(f"{name}: {value:g} is too small for this image; give at least {extent / limit:g}")
 
 
 def _import_pydensecrf() -> ModuleType:

@@ -192,9 +192,7 @@ class PretendedUnderfittingLoss(nn.Module):
         if kind not in KINDS:
             raise InputError(f"kind: {kind!r} is unknown; choose one of {', '.join(KINDS)}")
         if pixel_loss not in PIXEL_LOSSES:
-            raise InputError(
-                f"pixel_loss: {pixel_loss!r} is unknown; choose one of {', '.join(PIXEL_LOSSES)}"
-            )
+            raise InputError(f"pixel_loss: {pixel_loss!r} is unknown; choose one of {', '.join(PIXEL_LOSSES)}")
         if kind != "none":
             _check_number("beta", beta)
             _check_positive("kappa", kappa)
@@ -216,11 +214,10 @@ class PretendedUnderfittingLoss(nn.Module):
             InputError: shapes or values of `target` do not fit.
         """
         loss_map = PIXEL_LOSSES[self.pixel_loss](logits, target, self.ignore_index)
-        valid = target != self.ignore_index
-        n_valid = valid.sum()
+        n_valid = (target != self.ignore_index).sum()
         count = loss_map.numel() if self.variant == "official" else n_valid.clamp(min=1)
         mean_loss = loss_map.sum() / count  # an ignored pixel's loss is 0
-        is_open, share = self._inspect(loss_map, mean_loss, valid, n_valid)
+        is_open, share = self._inspect(loss_map, mean_loss, n_valid)
         self.last_state = UnderfittingState(mean_loss.detach(), share, is_open)
         if self.kind == "none":
             return mean_loss
@@ -238,12 +235,10 @@ class PretendedUnderfittingLoss(nn.Module):
         return {"clamp": pus_clamp, "pow": pus_pow}[self.kind](loss_map, self.kappa, self.variant)
 
     @torch.no_grad()
-    def _inspect(
-        self, loss_map: Tensor, mean_loss: Tensor, valid: Tensor, n_valid: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _inspect(self, loss_map: Tensor, mean_loss: Tensor, n_valid: Tensor) -> tuple[Tensor, Tensor]:
         if self.kind == "none":
             return torch.zeros_like(mean_loss, dtype=torch.bool), torch.zeros_like(mean_loss)
-        over = (loss_map >= self.kappa) & valid
+        over = loss_map >= self.kappa  # an ignored pixel's loss is 0
         return mean_loss < self.beta, over.sum() / n_valid.clamp(min=1)
 
 
@@ -261,9 +256,7 @@ def _check_positive(name: str, value: float | None) -> None:
 def _check_target(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """Check a batch and return the target as int64. Costs one wait for the device."""
     if logits.ndim != 4 or not logits.is_floating_point():
-        raise InputError(
-            f"logits: floating point (N, K, H, W) expected, got {tuple(logits.shape)} {logits.dtype}"
-        )
+        raise InputError(f"logits: floating point (N, K, H, W) expected, got {tuple(logits.shape)} {logits.dtype}")
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(target.shape) != expected or target.is_floating_point() or target.dtype == torch.bool:
         raise InputError(f"target: integers {expected} expected, got {tuple(target.shape)} {target.dtype}")
@@ -271,7 +264,5 @@ def _check_target(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     wrong = ((labels < 0) | (labels >= n_classes)) & (labels != ignore_index)
     if wrong.any():
         value = int(labels[wrong][0])
-        raise InputError(
-            f"target: label {value} is neither in 0..{n_classes - 1} nor {ignore_index} (ignored)"
-        )
+        raise InputError(f"target: label {value} is neither in 0..{n_classes - 1} nor {ignore_index} (ignored)")
     return labels

@@ -7,7 +7,9 @@ with its ImageNet weights as a file of the package `efficientnet-lite0-pytorch-m
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
@@ -63,7 +65,14 @@ def create_backbone(name: str, output_stride: int) -> nn.Module:
 
 
 def create_segmenter(
-    architecture: str, backbone: str, n_classes: int, output_stride: int = 16, weights: str | None = None
+    architecture: str,
+    backbone: str,
+    n_classes: int,
+    *,
+    output_stride: int = 16,
+    channels: int = 256,
+    rates: Sequence[int] = (12, 24, 36),
+    weights: str | None = None,
 ) -> nn.Module:
     """Build a segmentation model (images (N,3,H,W) -> logits (N,K,H,W)) with an ImageNet encoder.
 
@@ -72,6 +81,8 @@ def create_segmenter(
         backbone: timm name; the encoder.
         n_classes: K, background included.
         output_stride: of the encoder's last map, 8 or 16 (PSPNet reads the stride-8 map).
+        channels: width of DeepLabV3+'s decoder.
+        rates: dilations of DeepLabV3+'s atrous pyramid, in pixels of the encoder's last map.
         weights: see `load_imagenet`; None leaves the encoder random.
 
     Raises:
@@ -79,7 +90,9 @@ def create_segmenter(
     """
     if architecture not in DECODERS:
         raise InputError(f"architecture = {architecture}: choose one of {', '.join(DECODERS)}")
-    options = {"encoder_output_stride": output_stride} if architecture == "deeplabv3plus" else {}
+    options: dict[str, Any] = {}
+    if architecture == "deeplabv3plus":
+        options = {"encoder_output_stride": output_stride, "decoder_channels": channels, "decoder_atrous_rates": rates}
     try:
         model = getattr(smp, DECODERS[architecture])(
             encoder_name=f"tu-{backbone}", encoder_weights=None, classes=n_classes, **options

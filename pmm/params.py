@@ -36,10 +36,10 @@ class Params(BaseModel):
     data_dir: str = Field("", description="folder of the data set; scenes are composed, they need none")
     train_split: str = Field("train", min_length=1, description="split that trains and gets pseudo-masks")
     val_split: str = Field("val", description="split with masks that measures; empty if there is none")
-    n_train: int = Field(320, ge=2, le=100_000, description="composed training scenes")
-    n_val: int = Field(100, ge=2, le=100_000, description="composed validation scenes")
-    scene_width: int = Field(320, ge=64, le=2048, description="width of a composed scene, pixels")
-    scene_height: int = Field(240, ge=64, le=2048, description="height of a composed scene, pixels")
+    n_train: int = Field(240, ge=2, le=100_000, description="composed training scenes")
+    n_val: int = Field(80, ge=2, le=100_000, description="composed validation scenes")
+    scene_width: int = Field(256, ge=64, le=2048, description="width of a composed scene, pixels")
+    scene_height: int = Field(192, ge=64, le=2048, description="height of a composed scene, pixels")
 
     # --- the networks
     backbone: str = Field("tf_efficientnet_lite0", min_length=1, description="timm name of the backbone")
@@ -48,7 +48,7 @@ class Params(BaseModel):
     # --- the classifier
     cls_epochs: int = Field(8, ge=1, le=1000, description="classifier epochs")
     cls_batch_size: int = Field(16, ge=1, le=4096, description="classifier images a step")
-    cls_crop: list[int] = Field([224, 224], min_length=2, max_length=2, description="crop height, width, pixels")
+    cls_crop: list[int] = Field([192, 192], min_length=2, max_length=2, description="crop height, width, pixels")
     cls_optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the classifier")
     cls_schedule: Literal["onecycle", "poly"] = Field("onecycle", description="learning-rate schedule")
     cls_lr: float = Field(1.0e-3, gt=0, le=10, description="learning rate of the backbone")
@@ -79,10 +79,12 @@ class Params(BaseModel):
 
     # --- the segmentation model
     seg_architecture: Literal["deeplabv3plus", "pspnet"] = Field("deeplabv3plus", description="its decoder")
+    seg_decoder_channels: int = Field(96, ge=8, le=1024, description="channels of the DeepLabV3+ decoder")
+    seg_atrous_rates: list[int] = Field([2, 4, 6], min_length=3, max_length=3, description="DeepLabV3+ dilations")
     seg_masks: Literal["threshold", "crf", "ppmg_s0", "ppmg"] = Field("ppmg", description="masks it learns from")
     seg_epochs: int = Field(8, ge=1, le=1000, description="segmentation epochs")
     seg_batch_size: int = Field(8, ge=2, le=4096, description="segmentation images a step")
-    seg_crop: list[int] = Field([224, 224], min_length=2, max_length=2, description="crop height, width, pixels")
+    seg_crop: list[int] = Field([192, 192], min_length=2, max_length=2, description="crop height, width, pixels")
     seg_scale: list[float] = Field([0.75, 1.5], min_length=2, max_length=2, description="scale jitter, from-to")
     seg_optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the segmentation model")
     seg_schedule: Literal["onecycle", "poly"] = Field("onecycle", description="learning-rate schedule")
@@ -120,6 +122,8 @@ class Params(BaseModel):
         for name in ("cls_crop", "seg_crop"):
             if any(not 32 <= value <= 4096 for value in getattr(self, name)):
                 raise ValueError(f"{name} = {getattr(self, name)}: height and width must be 32 to 4096 pixels")
+        if any(not 1 <= rate <= 64 for rate in self.seg_atrous_rates):
+            raise ValueError(f"seg_atrous_rates = {self.seg_atrous_rates}: every rate must be 1 to 64")
         if self.seg_scale[0] > self.seg_scale[1]:
             raise ValueError(f"seg_scale = {self.seg_scale}: give the smaller factor first")
         if self.dataset != "scenes" and not self.data_dir:

@@ -58,7 +58,7 @@ class RunningPython(AsyncKernelManager):
         return KernelSpec(**get_kernel_dict())
 
     async def start_kernel(self, **settings: Any) -> None:
-        """Start a kernel; what it logs about itself is dropped, what the notebook prints comes over the wire."""
+        """Start a kernel; its own log is dropped, what the notebook prints comes over the wire."""
         await super().start_kernel(**{"stderr": subprocess.DEVNULL, **settings})
 
 
@@ -80,7 +80,7 @@ def find_notebooks(only: Sequence[str] | None = None, folder: Path | None = None
     folder = folder or project_root() / "notebooks"
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
-        raise InputError(f"{folder}: no notebook such as 01_data.ipynb here; run pmm inside the project's folder")
+        raise InputError(f"{folder}: no notebook such as 01_data.ipynb here; run pmm inside the project")
     if only is None:
         return found
     chosen = set()
@@ -144,15 +144,13 @@ def record_notebook(run: RunFolder, name: str, facts: dict[str, Any]) -> None:
     write_text(run.path / "manifest.json", json.dumps(manifest, indent=1))
 
 
-def _run_one(
-    notebook: Path, run: RunFolder, parameters: dict[str, Any], title: str, verbose: bool
-) -> dict[str, Any]:
+def _run_one(notebook: Path, run: RunFolder, parameters: dict[str, Any], title: str, verbose: bool) -> dict[str, Any]:
     output = run.path / "notebooks" / notebook.name
     output.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with _quiet_papermill(), _Terminal(title, _count_code_cells(notebook), verbose) as terminal:
-        with _PeakMemory(terminal.refresh) as memory:
-            _execute(notebook.resolve(), output.resolve(), parameters, terminal)
+    terminal = _Terminal(title, _count_code_cells(notebook), verbose)
+    with _quiet_papermill(), terminal, _PeakMemory(terminal.refresh) as memory:
+        _execute(notebook.resolve(), output.resolve(), parameters, terminal)
     facts = {"seconds": round(time.perf_counter() - started, 1), "peak_memory_mib": memory.peak_mib}
     print(f"{title}: done in {facts['seconds']:.0f} s, peak memory {memory.peak_mib} MiB", flush=True)
     return facts
@@ -162,7 +160,8 @@ def _count_code_cells(notebook: Path) -> int:
     try:
         document = nbformat.read(notebook, as_version=4)
     except Exception as error:  # nbformat raises many kinds, none of them useful to a reader
-        raise InputError(f"{notebook}: no readable notebook ({type(error).__name__}); restore the file") from None
+        kind = type(error).__name__
+        raise InputError(f"{notebook}: no readable notebook ({kind}); restore the file") from None
     return 1 + sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in document.cells)
 
 
@@ -188,8 +187,9 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], terminal:
         raise _translate(error, notebook, output) from None
     except (RuntimeError, TimeoutError) as error:  # nbclient's DeadKernelError is a RuntimeError
         raise NotebookError(
-            f"{notebook.name}, cell In [{_last_started_cell(output)}]: the kernel stopped ({type(error).__name__}), often for want of memory; "
-            f"lower the batch sizes or crops; executed copy: {output}"
+            f"{notebook.name}, cell In [{_last_started_cell(output)}]: the kernel stopped "
+            f"({type(error).__name__}), often for want of memory; lower the batch sizes or crops; "
+            f"executed copy: {output}"
         ) from None
 
 

@@ -217,9 +217,7 @@ def _check_inputs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     pixels, maps = check_image(image), check_cam(cam)
     if maps.shape[1:] != pixels.shape[:2]:
-        raise InputError(
-            f"cam: size {maps.shape[1:]} differs from the image's {pixels.shape[:2]}; resize the CAM"
-        )
+        raise InputError(f"cam: size {maps.shape[1:]} differs from the image's {pixels.shape[:2]}; resize the CAM")
     return pixels, maps, check_class_ids(class_ids, len(maps))
 
 
@@ -235,7 +233,5 @@ def _crf_for(image: np.ndarray, crf: CRFChoice, default: CRFSettings) -> DenseCR
             raise InputError(f"crf: None, CRFSettings or DenseCRF expected, got {type(crf).__name__}")
         return DenseCRF(image, crf or default)
     if crf.size != image.shape[:2]:
-        raise InputError(
-            f"crf: built for size {crf.size}, the image has {image.shape[:2]}; build it for this image"
-        )
+        raise InputError(f"crf: built for size {crf.size}, the image has {image.shape[:2]}; build it for this image")
     return crf

@@ -52,11 +52,7 @@ COLUMNS = ["what", "data set", "split", "network", "mIoU", "source"]
 
 def published_numbers(figure: str | None = None, dataset: str | None = None) -> list[PublishedNumber]:
     """Return the published numbers, all or those of one figure and data set."""
-    return [
-        number
-        for number in PUBLISHED
-        if figure in (None, number.figure) and dataset in (None, number.dataset)
-    ]
+    return [number for number in PUBLISHED if figure in (None, number.figure) and dataset in (None, number.dataset)]
 
 
 def published_section(figure: str | None = None, dataset: str | None = None) -> dict[str, Any]:
@@ -74,8 +70,6 @@ def published_section(figure: str | None = None, dataset: str | None = None) -> 
         "title": "Published numbers of the paper and of work on the same pipeline",
         "data": "data set and split as named in each row; the sources do not say whether a CRF was applied",
         "columns": COLUMNS,
-        "rows": [
-            [n.figure, n.dataset, n.split, n.network, round(n.percent / 100, 4), n.source] for n in numbers
-        ],
+        "rows": [[n.figure, n.dataset, n.split, n.network, round(n.percent / 100, 4), n.source] for n in numbers],
         "note": "Other images and classes than the composed scenes; empty: the source does not say.",
     }

@@ -24,6 +24,7 @@ DATASETS = {
     "coco": "a data set in COCO's layout",
     "folder": "a folder of images with a table of labels",
 }
+VARIANTS = {"official": "as the released code", "paper": "as the paper's equations"}
 MASKS = {
     "threshold": "thresholded CAMs, no CRF",
     "crf": "CAMs and one dense CRF over all classes (the joint baseline)",
@@ -50,7 +51,7 @@ def write_report(run: RunFolder) -> Path:
     import jinja2
 
     if not (run.path / "params.yaml").is_file():
-        raise InputError(f"{run.path}: no params.yaml in it, so this is no run; name a folder such as runs/demo")
+        raise InputError(f"{run.path}: no params.yaml in it, so this is no run; name one such as runs/demo")
     settings = _read_settings(run.path / "params.yaml")
     manifest = run.manifest()
     environment = jinja2.Environment(
@@ -64,7 +65,7 @@ def write_report(run: RunFolder) -> Path:
     page = environment.get_template("report.html.j2").render(
         run_name=run.path.name,
         facts=describe(settings),
-        tables=[table(section) for _, section in sorted(run.metrics().items()) if isinstance(section, Mapping)],
+        tables=[table(section) for _, section in sorted(run.metrics().items())],
         chapters=chapters(run, notebooks),
         notebooks=notebooks,
         settings=_settings_rows(settings),
@@ -85,13 +86,11 @@ def describe(settings: Mapping[str, Any]) -> dict[str, str]:
     train = f"{get('train_split')}, {get('n_train')} scenes" if scenes else get("train_split")
     val = f"{get('val_split')}, {get('n_val')} scenes" if scenes else get("val_split") or "none"
     return {
-        "Data set": " ".join(
-            filter(None, [DATASETS.get(get("dataset"), str(get("dataset"))), str(get("data_dir"))])
-        ),
+        "Data set": " ".join(filter(None, [DATASETS.get(get("dataset"), str(get("dataset"))), str(get("data_dir"))])),
         "Training split": f"{train}; image-level labels only",
         "Validation split": val,
         "Pseudo-masks": MASKS.get(get("seg_masks"), str(get("seg_masks"))),
-        "Variant of the method": "the released code" if get("variant") == "official" else "the paper's equations",
+        "Variant of the method": VARIANTS.get(get("variant"), str(get("variant"))),
         "CRF on the predictions": "yes" if get("seg_crf") else "no",
         "Networks": f"{get('backbone')}; decoder {get('seg_architecture')}",
         "Under-fitting strategy": f"{get('pus')}, beta {get('beta')}, kappa {get('kappa')}",
@@ -149,7 +148,7 @@ def shown(value: Any) -> str:
 
 
 def chapters(run: RunFolder, notebooks: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """Group the figures by the notebook that drew them.
+    """Group the figures by the notebook that drew them, in the order in which they were drawn.
 
     Args:
         run: the run's folder; `figures/captions.json` maps a name to caption, alt, notebook and file.
@@ -161,7 +160,7 @@ def chapters(run: RunFolder, notebooks: list[dict[str, str]]) -> list[dict[str, 
     captions = read_json(run.path / "figures" / "captions.json")
     titles = {entry["name"][:2]: entry["title"] for entry in notebooks}
     grouped: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((run.path / "figures").glob("*.png")):
+    for path in sorted((run.path / "figures").glob("*.png"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
         entry = captions.get(path.stem) or captions.get(path.name) or {}
         words = path.stem.replace("_", " ")
         figure = {"alt": entry.get("alt", words), "caption": entry.get("caption", words), **_embed(path)}
@@ -254,9 +253,7 @@ def _settings_rows(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
         field = Params.model_fields.get(name)
         text = "(empty)" if value == "" else str(value)
         changed = name not in defaults or value != defaults[name]
-        rows.append(
-            {"name": name, "value": text, "meaning": field.description if field else "", "changed": changed}
-        )
+        rows.append({"name": name, "value": text, "meaning": field.description if field else "", "changed": changed})
     return rows
 
 

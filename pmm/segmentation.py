@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pmm.cam_inference import scaled_batch, unflip
 from pmm.devices import autocast
-from pmm.losses import PIXEL_LOSSES
+from pmm.losses import PIXEL_LOSSES, PretendedUnderfittingLoss
+from pmm.params import Params
 
 DIVISOR = 32
 """Image sides are padded to a multiple of this, as the decoders need."""
@@ -84,3 +85,23 @@ def pixel_loss_map(
     logits = padded_logits(model, scaled_batch(picture, 1, False, statistics, device))
     target = torch.from_numpy(mask.astype(np.int64))[None].to(device)
     return PIXEL_LOSSES[pixel_loss](logits, target, 255)[0].cpu().numpy()
+
+
+class SegmentationLoss:
+    """The loss of a segmentation step: plain until the warm-up is over, then with PUS."""
+
+    def __init__(self, p: Params):
+        options = {"variant": p.pus_variant, "pixel_loss": p.pixel_loss}
+        self.plain = PretendedUnderfittingLoss("none", p.beta, p.kappa, **options)
+        self.pus = PretendedUnderfittingLoss(p.pus, p.beta, p.kappa, **options)
+        self.warmup = p.pus_warmup
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, targets: Tensor, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch and what to log of it; see `training.LossFunction`."""
+        criterion = self.pus if progress >= self.warmup else self.plain
+        loss = criterion(model(images), targets)
+        state = criterion.last_state
+        values = {"mean_loss": state.mean_loss, "gate_open": state.is_open, "over_kappa": state.share_over_kappa}
+        return loss, values

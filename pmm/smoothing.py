@@ -73,12 +73,9 @@ def smoothing_exponent(
     if low.size:
         label = [f"channel {i}" if class_ids is None else f"class {class_ids[i]}" for i in low]
         found = "; ".join(
-            f"{name}: c_v {variation[i]:.3f}, exponent {exponent[i]:.3f}"
-            for name, i in zip(label, low, strict=True)
+            f"{name}: c_v {variation[i]:.3f}, exponent {exponent[i]:.3f}" for name, i in zip(label, low, strict=True)
         )
-        message = (
-            f"s: {s:g} is too large for this image, 1 - s * c_v must be at least {MIN_EXPONENT} ({found})"
-        )
+        message = f"s: {s:g} is too large for this image, 1 - s * c_v must be at least {MIN_EXPONENT} ({found})"
         if strict:
             raise InputError(f"{message}; lower s")
         warnings.warn(f"{message}; continuing with {MIN_EXPONENT}", RuntimeWarning, stacklevel=3)
@@ -146,9 +143,8 @@ def check_variant(variant: str) -> str:
 def _channel_variation(foreground: np.ndarray) -> float:
     if not foreground.size:
         return 0.0
-    values = foreground.astype(
-        np.float64
-    )  # the sum of squares of a large image leaves float16, strains float32
+    # float32 sums over a large image lose digits
+    values = foreground.astype(np.float64)
     return float(values.std() / values.mean())
 
 

@@ -17,16 +17,17 @@ from tqdm.auto import tqdm
 
 from pmm.crf import CRFSettings, DenseCRF
 from pmm.errors import InputError
-from pmm.metrics import confusion_matrix, mean_iou
+from pmm.metrics import SegmentationScore, confusion_matrix, mean_iou
 from pmm.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
 
-ALPHAS = (1.0, 2.0, 4.0, 8.0, 16.0)
+ALPHAS = (0.5, 1.0, 2.0, 4.0, 8.0)
 THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 10))
+FINE_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a sweep needs of one scene, small enough to be sent to another process."""
+    """What a sweep needs of one scene, sent to another process."""
 
     image: np.ndarray
     """(H, W, 3) uint8 RGB."""
@@ -38,27 +39,24 @@ class Sample:
     """(H, W) uint8 ground truth, 255 is not judged."""
 
 
-def load_samples(experiment: Any, count: int = 24) -> list[Sample]:
-    """Take evenly spaced training images that have a ground truth.
+def judged_ids(experiment: Any, count: int | None = 24) -> list[str]:
+    """Choose evenly spaced training images that have a ground truth.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment` whose CAMs can be made.
-        count: number of images, >= 1; fewer where there are fewer.
+        experiment: the run, a `pmm.stages.Experiment`.
+        count: number of images, >= 1; fewer where there are fewer, all for None.
 
     Raises:
         InputError: `count` is below 1, or no training image has a ground truth.
     """
-    if count < 1:
+    if count is not None and count < 1:
         raise InputError(f"count: {count} images; a sweep needs at least 1")
     data = experiment.data
     judged = [i for i in experiment.train_ids if data.has_mask(i)]
     if not judged:
-        raise InputError(
-            f"{data.name}: no training image has an exact mask; a sweep cannot be judged without"
-        )
-    places = np.linspace(0, len(judged) - 1, min(count, len(judged))).round().astype(int)
-    chosen = [judged[place] for place in places]
-    return [Sample(data.image(i), *experiment.cam(i), data.mask(i)) for i in chosen]
+        raise InputError(f"{data.name}: no training image has an exact mask; a sweep cannot be judged without")
+    places = np.linspace(0, len(judged) - 1, min(count or len(judged), len(judged))).round().astype(int)
+    return [judged[place] for place in places]
 
 
 def ppmg_alpha_sweep(
@@ -76,13 +74,11 @@ def ppmg_alpha_sweep(
         {"method", "parameter", "values", "miou", "images", "data"}; mIoU as fractions, one a value.
 
     Raises:
-        InputError: as `load_samples`, or a value is out of range.
+        InputError: as `judged_ids`, or a value is out of range.
     """
     p = experiment.params
     s = p.s if s is None else s
-    masks = partial(
-        _ppmg_masks, alphas=tuple(alphas), s=s, t=p.t, variant=p.variant, crf=experiment.crf_settings()
-    )
+    masks = partial(_ppmg_masks, alphas=tuple(alphas), s=s, t=p.t, variant=p.variant, crf=experiment.crf_settings())
     return _sweep(experiment, f"PPMG, s = {s:g}", "alpha", alphas, masks, count)
 
 
@@ -92,9 +88,7 @@ def joint_alpha_sweep(experiment: Any, alphas: Sequence[float] = ALPHAS, count: 
     return _sweep(experiment, "joint CRF", "alpha", alphas, masks, count)
 
 
-def threshold_sweep(
-    experiment: Any, thresholds: Sequence[float] = THRESHOLDS, count: int = 24
-) -> dict[str, Any]:
+def threshold_sweep(experiment: Any, thresholds: Sequence[float] = THRESHOLDS, count: int = 24) -> dict[str, Any]:
     """Score the CAM with several fixed thresholds in [0, 1]; result as `ppmg_alpha_sweep`."""
     masks = partial(_threshold_masks, thresholds=tuple(thresholds))
     return _sweep(experiment, "CAM threshold", "threshold", thresholds, masks, count)
@@ -106,6 +100,40 @@ def best(sweep: dict[str, Any]) -> tuple[float, float]:
     return sweep["values"][place], sweep["miou"][place]
 
 
+def sweep_section(sweeps: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return sweeps of the same parameter and values as a section of metrics.json."""
+    values = [f"{value:g}" for value in sweeps[0]["values"]]
+    columns = [sweep["miou"] for sweep in sweeps]
+    return {
+        "title": f"mIoU of pseudo-masks over {sweeps[0]['parameter']}",
+        "data": sweeps[0]["data"],
+        "columns": [sweeps[0]["parameter"], *(sweep["method"] for sweep in sweeps)],
+        "rows": [list(row) for row in zip(values, *columns, strict=True)],
+        "note": "To look at: a sweep against ground truth chooses nothing.",
+    }
+
+
+def best_threshold(experiment: Any, thresholds: Sequence[float] = FINE_THRESHOLDS) -> dict[str, Any]:
+    """Score the CAM at the fixed threshold that ground truth likes best, on all training images.
+
+    Args:
+        experiment: the run, a `pmm.stages.Experiment`.
+        thresholds: those tried, in [0, 1].
+
+    Returns:
+        {"threshold", "miou", "iou", "pixel_accuracy", "images"}, like the facts of the other pseudo-masks.
+
+    Raises:
+        InputError: no training image has a ground truth, or a threshold is out of range.
+    """
+    masks = partial(_threshold_masks, thresholds=tuple(thresholds))
+    total, images = _total(experiment, masks, None, "CAM threshold")
+    place = int(np.nanargmax([mean_iou(confusion) for confusion in total]))
+    score = SegmentationScore(experiment.data.class_names)
+    score.confusion[:, :-1] = total[place]
+    return {"threshold": float(thresholds[place]), **score.result(), "images": images}
+
+
 def _sweep(
     experiment: Any,
     method: str,
@@ -114,18 +142,29 @@ def _sweep(
     masks: Callable[[Sample], list[np.ndarray]],
     count: int,
 ) -> dict[str, Any]:
-    samples, data, params = load_samples(experiment, count), experiment.data, experiment.params
-    work = (delayed(_confusions)(sample, masks, len(data.class_names)) for sample in samples)
-    found = Parallel(n_jobs=params.workers or -1, return_as="generator")(work)
-    total = sum(tqdm(found, total=len(samples), desc=f"{method}: {parameter}", leave=False))
+    total, images = _total(experiment, masks, count, f"{method}: {parameter}")
+    data, split = experiment.data, experiment.params.train_split
     return {
         "method": method,
         "parameter": parameter,
         "values": [float(value) for value in values],
         "miou": [round(mean_iou(confusion), 4) for confusion in total],
-        "images": len(samples),
-        "data": f"{data.name}, {len(samples)} images of split {params.train_split}, against ground truth",
+        "images": images,
+        "data": f"{data.name}, {images} images of split {split}, against ground truth",
     }
+
+
+def _total(
+    experiment: Any, masks: Callable[[Sample], list[np.ndarray]], count: int | None, title: str
+) -> tuple[np.ndarray, int]:
+    """Sum up the confusions of the chosen images, (V, n_classes, n_classes), and count the images."""
+    data, ids = experiment.data, judged_ids(experiment, count)
+    work = (
+        delayed(_confusions)(Sample(data.image(i), *experiment.cam(i), data.mask(i)), masks, len(data.class_names))
+        for i in ids
+    )
+    found = Parallel(n_jobs=experiment.params.workers or -1, return_as="generator")(work)
+    return sum(tqdm(found, total=len(ids), desc=title, unit="image", leave=False)), len(ids)
 
 
 def _confusions(sample: Sample, masks: Callable[[Sample], list[np.ndarray]], n_classes: int) -> np.ndarray:
@@ -138,8 +177,7 @@ def _ppmg_masks(
 ) -> list[np.ndarray]:
     shared = DenseCRF(sample.image, crf)
     return [
-        ppmg(sample.image, sample.cam, sample.class_ids, s=s, alpha=a, t=t, variant=variant, crf=shared)
-        for a in alphas
+        ppmg(sample.image, sample.cam, sample.class_ids, s=s, alpha=a, t=t, variant=variant, crf=shared) for a in alphas
     ]
 
 

@@ -25,6 +25,7 @@ from pmm.data.transforms import Augmentation, augment
 from pmm.devices import autocast, prepare_images, seeded
 from pmm.errors import InputError
 from pmm.models import keep_statistics, read_weights
+from pmm.params import Params
 
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "weights.pt"
@@ -48,6 +49,13 @@ class TrainingSettings:
     schedule: str = "onecycle"
     seed: int = 0
     loader_workers: int = 0
+
+    @classmethod
+    def of(cls, params: Params, prefix: str) -> TrainingSettings:
+        """Take the parameters that begin with `cls_` or `seg_`."""
+        names = ("epochs", "batch_size", "lr", "head_lr", "weight_decay", "optimizer", "schedule")
+        values = {name: getattr(params, f"{prefix}_{name}") for name in names}
+        return cls(**values, seed=params.seed, loader_workers=params.loader_workers)
 
 
 class TrainingImages(Dataset):
@@ -126,7 +134,8 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and not torch.cuda.is_bf16_supported())
     first, rows = resume(folder, model, optimizer, scheduler)
     batches = EpochBatches(len(images), settings.batch_size, range(first, settings.epochs), settings.seed)
-    loader = DataLoader(images, batch_sampler=batches, num_workers=settings.loader_workers, pin_memory=device.type == "cuda")
+    options = {"num_workers": settings.loader_workers, "pin_memory": device.type == "cuda"}
+    loader = DataLoader(images, batch_sampler=batches, **options)
     model.train()
     keep_statistics(backbone)
     log: list[dict[str, Tensor]] = []

@@ -167,9 +167,7 @@ def pus(loss, kind, kappa, variant):
 
 def pretended_underfitting_loss(loss_map, target, kind, beta, kappa, variant):
     """Eq. 10; the official variant takes the ignored pixels, whose loss is 0, along."""
-    losses = [
-        float(loss_map[i]) for i in np.ndindex(target.shape) if variant == "official" or target[i] != IGNORE
-    ]
+    losses = [float(loss_map[i]) for i in np.ndindex(target.shape) if variant == "official" or target[i] != IGNORE]
     mean = sum(losses) / len(losses)
     if kind == "none" or mean >= beta:
         return mean

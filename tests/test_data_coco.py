@@ -177,9 +177,7 @@ def test_an_image_listed_twice_is_refused(tmp_path):
     assert "twice" in refusal(write(tmp_path, values).ids, "train2014")
 
 
-@pytest.mark.parametrize(
-    "outline", [{"counts": [0, 5], "size": [2, 2]}, {"counts": "zz"}, {"size": [8, 12]}, 3]
-)
+@pytest.mark.parametrize("outline", [{"counts": [0, 5], "size": [2, 2]}, {"counts": "zz"}, {"size": [8, 12]}, 3])
 def test_outlines_that_cannot_be_drawn_are_refused(tmp_path, outline):
     pytest.importorskip("pycocotools")
     assert "COCO_5" in refusal(write(tmp_path, content(region(5, 1, outline))).mask, "COCO_5")

@@ -39,9 +39,7 @@ def test_reads_images_labels_and_masks(tmp_path):
 
 
 def test_split_column_and_other_columns(tmp_path):
-    data = FolderData(
-        write(tmp_path, "\ufeffsplit,image,note,labels\nval,a,x,dog\n,b,x,dog\ntrain,c.d,x,dog\n")
-    )
+    data = FolderData(write(tmp_path, "\ufeffsplit,image,note,labels\nval,a,x,dog\n,b,x,dog\ntrain,c.d,x,dog\n"))
     assert data.ids("val") == ["a"] and data.ids("train") == ["b", "c.d"]
     message = refusal(data.ids, "test")
     assert "'test'" in message and "train, val" in message

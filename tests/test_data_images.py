@@ -153,9 +153,7 @@ def test_small_palettes_and_grayscale_are_read_as_indices(tmp_path):
     image = Image.fromarray(np.array([[0, 1, 3]], np.uint8)).convert("P")
     image.putpalette([5, 5, 5, 6, 6, 6, 7, 7, 7, 8, 8, 8])
     np.testing.assert_array_equal(read_mask(saved(tmp_path, image, "a.png", bits=2)), [[0, 1, 3]])
-    np.testing.assert_array_equal(
-        read_mask(saved(tmp_path, Image.fromarray(NOISE[..., 0]), "b.png")), NOISE[..., 0]
-    )
+    np.testing.assert_array_equal(read_mask(saved(tmp_path, Image.fromarray(NOISE[..., 0]), "b.png")), NOISE[..., 0])
 
 
 def test_rgb_mask_is_refused(tmp_path):

@@ -137,9 +137,7 @@ def test_boxes_enclose_the_visible_pixels(data):
         scene = compose_scene("train", index, **SIZE)
         tree = ElementTree.parse(data.root / "Annotations" / f"{image_id}.xml")
         for number, entry in enumerate(tree.iter("object"), start=1):
-            left, top, right, bottom = (
-                int(entry.findtext(f"bndbox/{c}")) for c in ("xmin", "ymin", "xmax", "ymax")
-            )
+            left, top, right, bottom = (int(entry.findtext(f"bndbox/{c}")) for c in ("xmin", "ymin", "xmax", "ymax"))
             shown = scene.instances == number
             assert shown[top - 1 : bottom, left - 1 : right].sum() == shown.sum() > 0
             assert shown[top - 1].any() and shown[:, right - 1].any()

@@ -146,9 +146,7 @@ def test_annotation_faults(root, content, said):
     assert "a.xml" in message and said in message
 
 
-@pytest.mark.parametrize(
-    "text", ["background\ncat\ndog\n", "cat\n\ndog", "\ufeffbackground\r\ncat\r\ndog\r\n"]
-)
+@pytest.mark.parametrize("text", ["background\ncat\ndog\n", "cat\n\ndog", "\ufeffbackground\r\ncat\r\ndog\r\n"])
 def test_class_names_of_another_set(root, text):
     (root / "classes.txt").write_text(text, encoding="utf-8")
     data = VOCData(root)

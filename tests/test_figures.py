@@ -69,9 +69,7 @@ def test_lab_of_known_colours():
 
 def test_colour_blindness_hides_red_against_green():
     red, green = np.array([190, 80, 0]), np.array([110, 120, 0])
-    assert palette.colour_distance(red, green) < 0.5 * np.linalg.norm(
-        palette.to_lab(red) - palette.to_lab(green)
-    )
+    assert palette.colour_distance(red, green) < 0.5 * np.linalg.norm(palette.to_lab(red) - palette.to_lab(green))
 
 
 def test_palette_cannot_be_changed():
@@ -141,9 +139,7 @@ def test_alt_text_reaches_the_html(image):
     from nbconvert import HTMLExporter
 
     html = style.figure_html(style.to_png(panels.image_row([("a", image)])), "Birds & fish.", ALT)
-    output = nbformat.v4.new_output(
-        "display_data", {"text/html": html, "text/plain": ALT}, metadata={"alt": ALT}
-    )
+    output = nbformat.v4.new_output("display_data", {"text/html": html, "text/plain": ALT}, metadata={"alt": ALT})
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("show()", outputs=[output])])
     page, _ = HTMLExporter().from_notebook_node(notebook)
     pictures = BeautifulSoup(page, "html.parser").select("figure img")
@@ -182,9 +178,7 @@ def test_image_row_draws_all_kinds_and_names_the_classes(image, mask):
 
 
 def test_image_row_wraps_titles_and_fills_rows(image):
-    figure = panels.image_row(
-        [("a very long title that cannot fit one line of a panel", image)] * 5, columns=4
-    )
+    figure = panels.image_row([("a very long title that cannot fit one line of a panel", image)] * 5, columns=4)
     assert len(figure.axes) == 8 and "\n" in figure.axes[0].get_title()
     assert png_size(style.to_png(figure))[0] > 1000
 
@@ -202,17 +196,23 @@ def test_heat_overlay_is_brighter_where_hotter():
     assert grey.dtype == np.uint8 and levels[0] < levels[1] < levels[2]
 
 
+def test_names_stand_where_their_box_fits_best():
+    region = np.zeros((6, 8), bool)
+    region[1:3, 2:6] = region[5, 0] = True
+    assert panels.best_place(region, 2, 4) == (3.5, 1.5, 1.0)
+    assert panels.best_place(region, 2, 6)[2] == 8 / 12
+    assert panels.best_place(region, 7, 1)[2] == 0
+
+
 def test_small_regions_get_no_name(mask):
     tiny = np.zeros_like(mask)
-    tiny[0, 0] = 1
+    tiny[0, 0] = 2
     figure = panels.image_row([("mask", tiny)], NAMES)
     assert not figure.axes[0].texts
 
 
 def test_histogram_shows_shares(image):
-    figure = panels.histogram(
-        {"a": np.array([0.1, 0.1, 0.9]), "empty": np.array([])}, "x", bins=2, marks={"t": 0.5}
-    )
+    figure = panels.histogram({"a": np.array([0.1, 0.1, 0.9]), "empty": np.array([])}, "x", bins=2, marks={"t": 0.5})
     assert [p.get_height() for p in figure.axes[0].patches] == pytest.approx([2 / 3, 1 / 3])
     assert "t" in texts(figure)
 
@@ -221,9 +221,7 @@ def test_curves_bars_and_tables_write_their_numbers():
     assert "40.0 %" in texts(panels.bars({"a": 0.4, "b": float("nan")}, "x"))
     assert "–" in texts(panels.bars({"a": 0.4, "b": float("nan")}, "x"))
     assert "3" in texts(panels.bars({"a": 3, "b": 1}, "x", percent=False))
-    assert {"25.0 %", "–"} <= set(
-        texts(panels.grouped_bars({"x": {"a": 0.25}, "y": {"a": 0.5, "b": 1.0}}, "IoU"))
-    )
+    assert {"25.0 %", "–"} <= set(texts(panels.grouped_bars({"x": {"a": 0.25}, "y": {"a": 0.5, "b": 1.0}}, "IoU")))
     assert {"7", "0"} <= set(texts(panels.matrix(np.diag([7, 3]), "ab", "cd", "n")))
     assert {"one", "two"} <= set(texts(panels.curves({"one": ([0, 1], [1, 2]), "two": ([0], [3])}, "x", "y")))
 
@@ -288,8 +286,8 @@ def test_coverage_by_hand():
 def test_smoothing_figures(image):
     heat = np.linspace(0, 1, 192, dtype=np.float32).reshape(12, 16)
     row = smoothing.before_after(image, "bird", heat, np.sqrt(heat))
-    assert [t for t, _ in row] == ["image", "bird: before", "bird: after", "added"]
-    assert np.allclose(row[3][1], np.sqrt(heat) - heat, atol=1e-6)
+    assert [t for t, _ in row] == ["image", "bird: before", "bird: after", "added, 4 x brighter"]
+    assert np.allclose(row[3][1], np.minimum(4 * (np.sqrt(heat) - heat), 1), atol=1e-6)
     curve = smoothing.power_curves({"high": 1.0}, s=0.5).axes[0].lines[1]
     assert np.allclose(curve.get_ydata(), curve.get_xdata() ** 0.5, atol=1e-6) and MIN_EXPONENT < 0.5
     assert "largest possible" in texts(smoothing.variation_histogram(np.array([0.5]), 0.3, 2.12))

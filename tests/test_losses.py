@@ -58,9 +58,7 @@ def batch(n_classes=4, shape=(2, 5, 6), ignored=0.3, seed=0, scale=3.0):
 def test_values_by_hand():
     loss_map = torch.tensor([LOSSES])
     for variant in VARIANTS:
-        np.testing.assert_allclose(
-            pus_clamp(loss_map, 0.5, variant)[0], [0, 0.1, 0.4, 0.5, 0.5, 0.5], rtol=1e-6
-        )
+        np.testing.assert_allclose(pus_clamp(loss_map, 0.5, variant)[0], [0, 0.1, 0.4, 0.5, 0.5, 0.5], rtol=1e-6)
         powers = pus_pow(loss_map, 0.5, variant)[0]
         np.testing.assert_allclose(powers, np.sqrt(LOSSES), rtol=1e-6, atol=4e-5)
     np.testing.assert_allclose(pus_ignore(loss_map, 0.5)[0], [0, 0.1, 0.4, 0, 0, 0], rtol=1e-6)
@@ -68,9 +66,7 @@ def test_values_by_hand():
     assert pus_pow(loss_map, 0.5, "official")[0, 0] == pytest.approx(math.sqrt(1e-9))
 
 
-@given(
-    loss_arrays, st.sampled_from(["clamp", "pow", "ignore"]), st.sampled_from(VARIANTS), st.floats(0.05, 3)
-)
+@given(loss_arrays, st.sampled_from(["clamp", "pow", "ignore"]), st.sampled_from(VARIANTS), st.floats(0.05, 3))
 def test_values_match_the_equations(losses, kind, variant, kappa):
     kappa = float(np.float32(kappa))
     result = apply(kind, torch.from_numpy(losses), kappa, variant).numpy()
@@ -138,9 +134,7 @@ def test_variant_is_checked(function):
 
 def test_cross_entropy_by_hand():
     logits = torch.tensor([[[[0.0, 100.0]], [[0.0, 0.0]]]])
-    assert cross_entropy_map(logits, torch.tensor([[[1, 1]]])).tolist() == [
-        [[pytest.approx(math.log(2)), 100.0]]
-    ]
+    assert cross_entropy_map(logits, torch.tensor([[[1, 1]]])).tolist() == [[[pytest.approx(math.log(2)), 100.0]]]
 
 
 def test_bce_by_hand():
@@ -347,7 +341,5 @@ def test_module_refuses(arguments, found):
 def test_module_needs_no_numbers_for_the_plain_mean_and_prints_its_settings():
     criterion = PretendedUnderfittingLoss("none", None, None, "paper")
     logits, target = batch()
-    assert criterion(logits, target).item() == pytest.approx(
-        F.cross_entropy(logits, target, ignore_index=255).item()
-    )
+    assert criterion(logits, target).item() == pytest.approx(F.cross_entropy(logits, target, ignore_index=255).item())
     assert "none" in repr(criterion) and "paper" in repr(criterion)

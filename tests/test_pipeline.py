@@ -78,9 +78,8 @@ def test_success_keeps_the_copy_the_parameters_and_the_record(params, notebooks,
 
 def test_quiet_mode_shows_no_print_and_no_warning(params, notebooks, capfd):
     write_notebook(notebooks, "01_a.ipynb", "print('inner')")
-    run_notebooks(
-        params.model_copy(update={"beta": 0.1}), folder=notebooks, report=False
-    )  # the notebook knows no beta: papermill would warn
+    with_unknown = params.model_copy(update={"beta": 0.1})  # papermill alone would warn of it
+    run_notebooks(with_unknown, folder=notebooks, report=False)
     out, err = capfd.readouterr()
     assert "inner" not in out and err == ""
 
@@ -126,9 +125,8 @@ def test_ctrl_c_ends_with_one_line_and_130(params, notebooks, tmp_path):
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "p.yaml").write_text(f"run_name: tiny\nruns_dir: {tmp_path / 'runs'}\n")
     started = tmp_path / "started"
-    write_notebook(
-        notebooks, "01_a.ipynb", f"import time, pathlib\npathlib.Path({str(started)!r}).touch()\ntime.sleep(60)"
-    )
+    busy = f"import time, pathlib\npathlib.Path({str(started)!r}).touch()\ntime.sleep(60)"
+    write_notebook(notebooks, "01_a.ipynb", busy)
     process = subprocess.Popen(
         [sys.executable, "-m", "pmm.cli", "run", "params/p.yaml"],
         cwd=tmp_path,
@@ -142,6 +140,4 @@ def test_ctrl_c_ends_with_one_line_and_130(params, notebooks, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
-    assert errors.strip().splitlines() == [
-        "pmm: interrupted; the same command goes on and reuses finished stages"
-    ]
+    assert errors.strip().splitlines() == ["pmm: interrupted; the same command goes on and reuses finished stages"]

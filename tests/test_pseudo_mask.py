@@ -170,12 +170,18 @@ def test_ppmg_steps_fit_together(variant):
     refined = DenseCRF(image, PPMG_CRF).foreground_posterior(steps.smoothed, steps.background)
     assert np.array_equal(steps.posterior, refined)
     assert np.array_equal(steps.foreground, steps.posterior > 0.5)
-    np.testing.assert_allclose(
-        steps.proportion, oracles.proportion(cam, steps.foreground, variant), rtol=1e-5
-    )
+    np.testing.assert_allclose(steps.proportion, oracles.proportion(cam, steps.foreground, variant), rtol=1e-5)
     expected = oracles.ppmg_from_binary_masks(cam, steps.foreground, ids, variant)
     assert np.array_equal(steps.mask, expected)
     assert np.array_equal(ppmg(image, cam, ids, **SETTINGS, variant=variant), steps.mask)
+
+
+def test_a_class_fires_above_one_half():
+    image, cam = np.zeros((1, 3, 3), np.uint8), np.array([[[0.45, 0.5, 0.55]]], np.float32)
+    # alpha = 1 and s = 0: the background is 1 - x, so that the posterior is x itself
+    steps = ppmg_steps(image, cam, [6], s=0, alpha=1, t=0.05, crf=NO_KERNELS)
+    np.testing.assert_allclose(steps.posterior, cam, rtol=1e-6)
+    assert steps.mask.tolist() == [[0, 0, 6]]
 
 
 def test_the_small_object_wins_where_both_claim_a_pixel():

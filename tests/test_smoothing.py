@@ -161,6 +161,4 @@ def test_raise_cam_takes_one_exponent_a_channel():
 def test_parity_with_the_released_code(case):
     with np.load(VECTORS, allow_pickle=False) as vectors:
         cam, t, s, expected = (vectors[f"case{case}_{name}"] for name in ("cams", "t", "s", "s_times_cv"))
-    np.testing.assert_allclose(
-        float(s) * coefficient_of_variation(cam, float(t)), expected, rtol=0, atol=1e-5
-    )
+    np.testing.assert_allclose(float(s) * coefficient_of_variation(cam, float(t)), expected, rtol=0, atol=1e-5)

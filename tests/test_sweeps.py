@@ -10,7 +10,15 @@ from pmm.errors import InputError
 from pmm.metrics import confusion_matrix, mean_iou
 from pmm.params import Params
 from pmm.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
-from pmm.sweeps import best, joint_alpha_sweep, load_samples, ppmg_alpha_sweep, threshold_sweep
+from pmm.sweeps import (
+    best,
+    best_threshold,
+    joint_alpha_sweep,
+    judged_ids,
+    ppmg_alpha_sweep,
+    sweep_section,
+    threshold_sweep,
+)
 
 SIZE = (12, 16)
 
@@ -88,9 +96,7 @@ def test_ppmg_sweep_agrees_with_a_loop(experiment, s):
 def test_joint_sweep_takes_the_joint_settings(experiment):
     settings = experiment.crf_settings(joint=True)
     sweep = joint_alpha_sweep(experiment, [3.0])
-    expected = miou_by_loop(
-        experiment, lambda im, cam, ids: crf_pseudo_mask(im, cam, ids, alpha=3.0, crf=settings)
-    )
+    expected = miou_by_loop(experiment, lambda im, cam, ids: crf_pseudo_mask(im, cam, ids, alpha=3.0, crf=settings))
     assert sweep["miou"] == [pytest.approx(expected, abs=1e-4)]
 
 
@@ -99,10 +105,25 @@ def test_processes_give_the_same(experiment):
 
 
 def test_samples_are_evenly_spaced(experiment):
-    chosen = [sample.truth for sample in load_samples(experiment, 2)]
-    assert np.array_equal(chosen[0], experiment.data.mask("scene0"))
-    assert np.array_equal(chosen[1], experiment.data.mask("scene3"))
-    assert len(load_samples(experiment, 100)) == 4
+    assert judged_ids(experiment, 2) == ["scene0", "scene3"]
+    assert judged_ids(experiment, 100) == judged_ids(experiment, None) == experiment.train_ids
+
+
+def test_best_threshold_is_the_best_of_the_sweep(experiment):
+    sweep, found = (
+        threshold_sweep(experiment, [0.1, 0.5, 0.9], 4),
+        best_threshold(experiment, [0.1, 0.5, 0.9]),
+    )
+    assert (found["threshold"], round(found["miou"], 4)) == best(sweep)
+    assert found["miou"] == pytest.approx(np.mean(list(found["iou"].values())))
+    assert found["images"] == 4 and 0 < found["pixel_accuracy"] < 1
+
+
+def test_section_has_a_row_a_value():
+    sweeps = [{"method": m, "parameter": "alpha", "values": [0.5, 2.0], "miou": [0.1, 0.2], "data": "d"} for m in "ab"]
+    section = sweep_section(sweeps)
+    assert section["columns"] == ["alpha", "a", "b"]
+    assert section["rows"] == [["0.5", 0.1, 0.1], ["2", 0.2, 0.2]]
 
 
 def test_best_is_the_highest():
@@ -113,4 +134,4 @@ def test_without_ground_truth_there_is_no_sweep(experiment):
     with pytest.raises(InputError, match="exact mask"):
         threshold_sweep(FakeExperiment(masked=False))
     with pytest.raises(InputError, match="count"):
-        load_samples(experiment, 0)
+        judged_ids(experiment, 0)

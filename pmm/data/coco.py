@@ -57,9 +57,7 @@ class COCOData:
         self._categories: dict[int, int] = {}
         self._class_names: tuple[str, ...] = ()
         if not self._files:
-            raise InputError(
-                f"{root}: no annotations/instances_<split>.json; name COCO's folder that holds it"
-            )
+            raise InputError(f"{root}: no annotations/instances_<split>.json; name COCO's folder that holds it")
 
     @property
     def name(self) -> str:
@@ -153,9 +151,7 @@ class COCOData:
         record = self._record(image_id)
         mask = np.zeros(record.size, np.uint8)
         for region in sorted(record.regions, key=lambda r: (not r.crowd, -r.area)):
-            mask[_rasterise(region.outline, record)] = (
-                IGNORE if region.crowd else self._categories[region.category]
-            )
+            mask[_rasterise(region.outline, record)] = IGNORE if region.crowd else self._categories[region.category]
         return mask
 
     def labels(self, image_id: str) -> tuple[int, ...]:
@@ -189,9 +185,7 @@ class COCOData:
         """Read a split's file, once."""
         if split not in self._files:
             found = ", ".join(self._files)
-            raise InputError(
-                f"{self.root}: no annotations/instances_{split}.json; splits that exist: {found}"
-            )
+            raise InputError(f"{self.root}: no annotations/instances_{split}.json; splits that exist: {found}")
         if split not in self._splits:
             content = _read_json(self._files[split])
             try:
@@ -199,9 +193,7 @@ class COCOData:
                 self._splits[split] = self._index(content, split)
             except (KeyError, TypeError, AttributeError) as error:
                 where = f"{self._files[split]}: not in COCO's format"
-                raise InputError(
-                    f"{where} ({type(error).__name__}: {error}); download the file anew"
-                ) from None
+                raise InputError(f"{where} ({type(error).__name__}: {error}); download the file anew") from None
         return self._splits[split]
 
     def _take_categories(self, categories: list[dict[str, Any]], path: Path) -> None:
@@ -209,9 +201,7 @@ class COCOData:
         in_order = sorted(categories, key=lambda category: category["id"])
         names = with_background([category["name"] for category in in_order], path)
         if self._class_names and names != self._class_names:
-            raise InputError(
-                f"{path}: its categories differ from those of the other splits; use files of one set"
-            )
+            raise InputError(f"{path}: its categories differ from those of the other splits; use files of one set")
         self._class_names = names
         self._categories = {category["id"]: i for i, category in enumerate(in_order, start=1)}
 
@@ -223,13 +213,9 @@ class COCOData:
             images[entry["id"]] = CocoImage(self.root / split / entry["file_name"], size, [])
         for region in content["annotations"]:
             if not isinstance(region, Region):
-                raise InputError(
-                    f"{path}: found an annotation without segmentation; take the instances_ file"
-                )
+                raise InputError(f"{path}: found an annotation without segmentation; take the instances_ file")
             if region.image not in images:
-                raise InputError(
-                    f"{path}: an annotation names unknown image {region.image}; download the file anew"
-                )
+                raise InputError(f"{path}: an annotation names unknown image {region.image}; download the file anew")
             if region.category not in self._categories:
                 raise InputError(f"{path}: found unknown category {region.category}; download the file anew")
             images[region.image].regions.append(region)
@@ -267,25 +253,17 @@ def _rasterise(outline: list[array] | dict[str, Any], record: CocoImage) -> np.n
     try:
         from pycocotools import mask as coco_mask
     except ImportError:
-        raise MissingDependency(
-            "pycocotools is not installed; COCO's masks need it: pip install pmm[coco]"
-        ) from None
+        raise MissingDependency("pycocotools is not installed; COCO's masks need it: pip install pmm[coco]") from None
     height, width = record.size
     try:
         if isinstance(outline, dict):
             coded = isinstance(outline["counts"], str | bytes)
             codes = [outline if coded else coco_mask.frPyObjects(outline, height, width)]
         else:
-            codes = (
-                coco_mask.frPyObjects([list(polygon) for polygon in outline], height, width)
-                if outline
-                else []
-            )
+            codes = coco_mask.frPyObjects([list(polygon) for polygon in outline], height, width) if outline else []
         if any(tuple(code["size"]) != record.size for code in codes):
             raise ValueError(f"its size differs from the image's {width} x {height} px")
         return coco_mask.decode(coco_mask.merge(codes)).astype(bool) if codes else np.zeros(record.size, bool)
     except Exception as error:  # pycocotools raises plain Exception
         reason = " ".join(str(error).split())
-        raise InputError(
-            f"{record.path.name}: an outline cannot be drawn ({reason}); correct the annotation"
-        ) from None
+        raise InputError(f"{record.path.name}: an outline cannot be drawn ({reason}); correct the annotation") from None

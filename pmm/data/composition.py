@@ -88,9 +88,7 @@ def compose_scene(split: str, index: int, *, width: int = 320, height: int = 240
         scene = _try_scene(rng, cutouts, (width, height))
         if scene is not None:
             return scene
-    raise InputError(
-        f"width, height: no objects fit into {width} x {height} px; try a larger or squarer frame"
-    )
+    raise InputError(f"width, height: no objects fit into {width} x {height} px; try a larger or squarer frame")
 
 
 def scene_mask(scene: Scene) -> np.ndarray:
@@ -108,9 +106,7 @@ def scene_mask(scene: Scene) -> np.ndarray:
     return mask
 
 
-def _try_scene(
-    rng: np.random.Generator, cutouts: dict[str, tuple[str, ...]], size: tuple[int, int]
-) -> Scene | None:
+def _try_scene(rng: np.random.Generator, cutouts: dict[str, tuple[str, ...]], size: tuple[int, int]) -> Scene | None:
     """Draw a scene; None when an object is nearly hidden, since its label would then be wrong."""
     canvas = _background(rng, size)
     chosen = _choose_objects(rng, cutouts)

@@ -55,12 +55,8 @@ class FolderData:
             raise InputError(f"{root}: {found}; name the folder that holds images/ and labels.csv")
         self._entries = _read_entries(table, self.root / "images")
         found_names = sorted(set().union(*(entry.names for entry in self._entries.values())))
-        self.class_names = (
-            read_class_names(listed) if listed.is_file() else with_background(found_names, table)
-        )
-        self._labels = {
-            i: class_ids_of(set(e.names), self.class_names, table) for i, e in self._entries.items()
-        }
+        self.class_names = read_class_names(listed) if listed.is_file() else with_background(found_names, table)
+        self._labels = {i: class_ids_of(set(e.names), self.class_names, table) for i, e in self._entries.items()}
 
     def ids(self, split: str) -> list[str]:
         """Image ids of a split, in the order of the table.
@@ -150,9 +146,7 @@ class FolderData:
 
     def _entry(self, image_id: str) -> Entry:
         if image_id not in self._entries:
-            raise InputError(
-                f"{self.root / 'labels.csv'}: no image {image_id!r}; add a line or correct the id"
-            )
+            raise InputError(f"{self.root / 'labels.csv'}: no image {image_id!r}; add a line or correct the id")
         return self._entries[image_id]
 
     def _mask_path(self, image_id: str) -> Path:
@@ -168,18 +162,12 @@ def _read_entries(table: Path, folder: Path) -> dict[str, Entry]:
         path = known.get(Path(cell).stem)
         path = path if path is not None and path.name == cell else known.get(cell, folder / cell)
         if not cell or path.parent != folder or not path.is_file():
-            raise InputError(
-                f"{table}, line {number}: no image {cell!r} in {folder}; add it or correct the name"
-            )
+            raise InputError(f"{table}, line {number}: no image {cell!r} in {folder}; add it or correct the name")
         if path.stem in entries:
-            raise InputError(
-                f"{table}, line {number}: image {path.stem!r} appears twice; name each image once"
-            )
+            raise InputError(f"{table}, line {number}: image {path.stem!r} appears twice; name each image once")
         names = frozenset(row["labels"].split())
         if "background" in names:
-            raise InputError(
-                f"{table}, line {number}: 'background' is no label; leave it out, every image has it"
-            )
+            raise InputError(f"{table}, line {number}: 'background' is no label; leave it out, every image has it")
         entries[path.stem] = Entry(path, names, (row.get("split") or "train").strip())
     if not entries:
         raise InputError(f"{table}: lists no image; write one line an image below the header image,labels")
@@ -196,9 +184,7 @@ def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: cannot be read ({error}); save it as comma-separated UTF-8") from None
     if not {"image", "labels"} <= set(columns):
-        raise InputError(
-            f"{table}: found the columns {', '.join(columns) or 'none'}; the header is image,labels"
-        )
+        raise InputError(f"{table}: found the columns {', '.join(columns) or 'none'}; the header is image,labels")
     for number, row in rows:
         if None in row or None in row.values():
             raise InputError(

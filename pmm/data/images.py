@@ -61,9 +61,7 @@ def read_mask(path: str | Path, n_classes: int | None = None) -> np.ndarray:
     """
     image = _decode(path, upright=False)
     if image.mode not in ("P", "L"):
-        raise InputError(
-            f"{path}: found mode {image.mode}; a mask is an index PNG (mode P or L), one class a value"
-        )
+        raise InputError(f"{path}: found mode {image.mode}; a mask is an index PNG (mode P or L), one class a value")
     mask = np.array(image)
     if n_classes is not None:
         values = np.unique(mask)
@@ -92,9 +90,7 @@ def read_mask_of(image_path: Path, mask_path: Path, n_classes: int) -> np.ndarra
     width, height = _size(image_path)
     if mask.shape != (height, width):
         found = f"{mask.shape[1]} x {mask.shape[0]} px"
-        raise InputError(
-            f"{mask_path}: found {found}, its image has {width} x {height}; give the mask that size"
-        )
+        raise InputError(f"{mask_path}: found {found}, its image has {width} x {height}; give the mask that size")
     return mask
 
 

@@ -114,9 +114,7 @@ def _write_set(root: Path, record: dict[str, int], n_jobs: int, progress: bool) 
         pass
     for split in SPLITS:
         lines = "".join(f"{_scene_id(split, i)}\n" for s, i in names if s == split)
-        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(
-            lines, encoding="utf-8", newline="\n"
-        )
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(lines, encoding="utf-8", newline="\n")
     (root / "classes.txt").write_text("\n".join(SCENE_CLASSES) + "\n", encoding="utf-8", newline="\n")
     shutil.copy(MATERIAL / "NOTICE.md", root / "NOTICE.md")
     shutil.copy(MATERIAL / "COPYING", root / "COPYING")
@@ -176,11 +174,7 @@ def _check_numbers(record: dict[str, int]) -> None:
     """Refuse numbers out of range, by name."""
     limits = {"n_train": (1, 1_000_000), "n_val": (1, 1_000_000), "width": (32, 4096), "height": (32, 4096)}
     for name, (low, high) in {**limits, "seed": (0, 2**63)}.items():
-        if (
-            isinstance(record[name], bool)
-            or not isinstance(record[name], int)
-            or not low <= record[name] <= high
-        ):
+        if isinstance(record[name], bool) or not isinstance(record[name], int) or not low <= record[name] <= high:
             raise InputError(f"{name}: found {record[name]!r}; give a whole number from {low} to {high}")
 
 

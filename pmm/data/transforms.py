@@ -51,9 +51,7 @@ def augment(
     if factor != 1.0:
         size = [max(1, round(side * factor)) for side in picture.shape[1:]]
         picture = TF.resize(picture, size, antialias=factor < 1)
-        target = (
-            None if target is None else TF.resize(target, size, interpolation=TF.InterpolationMode.NEAREST)
-        )
+        target = None if target is None else TF.resize(target, size, interpolation=TF.InterpolationMode.NEAREST)
     picture, target = random_crop(picture, target, settings.crop, rng)
     if rng.random() < 0.5:
         picture, target = picture.flip(-1), None if target is None else target.flip(-1)
@@ -68,9 +66,7 @@ def random_crop(
     picture: Tensor, target: Tensor | None, crop: Sequence[int], rng: np.random.Generator
 ) -> tuple[Tensor, Tensor | None]:
     """Cut a random window of the crop's size; smaller pictures are placed at random inside it."""
-    shift = [
-        int(rng.integers(0, abs(have - want) + 1)) for have, want in zip(picture.shape[1:], crop, strict=True)
-    ]
+    shift = [int(rng.integers(0, abs(have - want) + 1)) for have, want in zip(picture.shape[1:], crop, strict=True)]
     inside, outside = [], []
     for have, want, first in zip(picture.shape[1:], crop, shift, strict=True):
         inside.append(slice(first, first + want) if have > want else slice(0, have))

@@ -60,9 +60,7 @@ class VOCData:
         if not path.is_file():
             found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
             raise InputError(f"{path}: no split {split!r}; splits that exist: {found}")
-        ids = [
-            _first_stem(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()
-        ]
+        ids = [_first_stem(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         check_ids(ids, self._images, split, path)
         return ids
 
@@ -238,9 +236,7 @@ def check_ids(ids: list[str], known: dict[str, Path], split: str, path: Path) ->
     missing = [image_id for image_id in ids if image_id not in known]
     if missing:
         count = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise InputError(
-            f"{path}: split {split!r} names image {missing[0]!r}{count} that does not exist; add it"
-        )
+        raise InputError(f"{path}: split {split!r} names image {missing[0]!r}{count} that does not exist; add it")
     if len(set(ids)) < len(ids):
         twice = Counter(ids).most_common(1)[0][0]
         raise InputError(f"{path}: split {split!r} names image {twice!r} twice; remove one line")
@@ -252,9 +248,7 @@ def _find_root(root: Path) -> Path:
         for folder in sorted(root.glob(place)) if "*" in place else [root / place]:
             if (folder / "JPEGImages").is_dir() and (place != ".." or root.name == "JPEGImages"):
                 return folder.resolve() if place == ".." else folder
-    found = (
-        "no such folder" if not root.is_dir() else "no JPEGImages in it, in VOC2012/ or in VOCdevkit/VOC2012/"
-    )
+    found = "no such folder" if not root.is_dir() else "no JPEGImages in it, in VOC2012/ or in VOCdevkit/VOC2012/"
     wanted = "JPEGImages, Annotations, ImageSets/Segmentation and SegmentationClass"
     raise InputError(f"{root}: {found}; name the folder that holds {wanted}")
 

@@ -1,0 +1,48 @@
+# Every target makes its own environment first: .venv, filled from pyproject.toml, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON_VERSIONS := 3.10 3.11 3.12 3.13
+
+.DEFAULT_GOAL := help
+.PHONY: help demo smoke test test-all lint lab clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  Another interpreter: make demo PYTHON=python3.12"
+
+demo: $(STAMP) ## run all notebooks on the sample scenes; then open runs/demo/report.html
+	$(BIN)/pmm run params/demo.yaml
+
+smoke: $(STAMP) ## run all notebooks on a few tiny scenes, to see that everything works
+	$(BIN)/pmm run params/smoke.yaml
+
+test: $(STAMP) ## run the tests that take seconds
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP) ## run all tests, the slow ones too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(STAMP) ## check style
+	$(BIN)/ruff check .
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+clean: ## delete caches and runs/smoke; other runs and .venv stay
+	rm -rf runs/smoke .pytest_cache .ruff_cache .hypothesis .benchmarks build dist *.egg-info
+	find pmm tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	case " $(PYTHON_VERSIONS) " in \
+	  *" $$version "*) ;; \
+	  *) echo "make: $(PYTHON) is Python $$version, this needs one of $(PYTHON_VERSIONS); name one: make PYTHON=python3.12" >&2; exit 1 ;; \
+	esac
+	@echo "make: filling $(VENV), once, which takes some minutes"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[lab,dev,coco]"
+	@touch $@

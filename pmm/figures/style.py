@@ -1,0 +1,149 @@
+"""The look of all figures, and `show`, which displays one with its alternative text and keeps it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pmm.artifacts import RunFolder, read_json, write_text
+from pmm.errors import InputError
+from pmm.figures.palette import LINES
+
+WIDTH = 11.0
+"""Inches; with DPI it makes 1,210 pixels, which a page or a slide shows at full width."""
+DPI = 110
+HEAT = "inferno"
+"""Colour map of activations: dark is 0, bright is 1, monotone in lightness, so it survives a grey print."""
+
+STYLE = {
+    "font.size": 15,
+    "axes.titlesize": 15,
+    "axes.labelsize": 15,
+    "xtick.labelsize": 14,
+    "ytick.labelsize": 14,
+    "legend.fontsize": 14,
+    "legend.frameon": False,
+    "figure.titlesize": 17,
+    "figure.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "grid.color": "0.88",
+    "lines.linewidth": 2.6,
+    "lines.markersize": 8,
+    "image.interpolation": "nearest",
+    "axes.prop_cycle": mpl.cycler(color=LINES),
+}
+
+styled = mpl.rc_context(STYLE)
+"""Decorator of every plotting function: `@styled`. The reader's own rcParams stay as they are."""
+
+
+def new_figure(rows: int = 1, columns: int = 1, height: float = 4.2, width: float = WIDTH, **subplots: Any):
+    """Make an empty figure outside pyplot, so that nothing shows it twice.
+
+    Args:
+        rows, columns: grid of axes.
+        height, width: inches.
+        subplots: passed to `Figure.subplots`, such as width_ratios or sharey.
+
+    Returns:
+        The figure and its axes, always a (rows, columns) array.
+    """
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.07)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
+
+
+def wrap(text: str, inches: float, points: float = 15) -> str:
+    """Break a title into lines that fit a panel of the given width."""
+    letters = max(8, int(inches * 72 / (points * 0.56)))
+    return "\n".join(textwrap.fill(line, letters) for line in text.split("\n"))
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return the figure as PNG; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def show(figure: Figure, caption: str, alt: str, name: str | None = None, run: RunFolder | Path | None = None) -> None:
+    """Display a figure with caption and alternative text; keep it in the run folder.
+
+    JupyterLab and nbconvert's default template both drop an alternative text that stands in a PNG
+    output's metadata. So the output is HTML: a figure element with the PNG, its `alt` and the caption.
+
+    Args:
+        figure: drawn figure; it is closed.
+        caption: one sentence under the figure.
+        alt: what a reader who cannot see it needs to know.
+        name: file name without suffix, beginning with the notebook's number, such as `01_scenes`.
+        run: run folder; with name, it gets figures/<name>.png and an entry in figures/captions.json.
+
+    Raises:
+        InputError: caption or alt is empty, or name does not begin with two digits and `_`.
+    """
+    if not caption.strip() or not alt.strip():
+        raise InputError("show: caption or alt is empty; every figure needs both")
+    png = to_png(figure)
+    if name is not None and run is not None:
+        keep(png, caption, alt, name, Path(getattr(run, "path", run)))
+    _display(png, caption, alt)
+    close(figure)
+
+
+def keep(png: bytes, caption: str, alt: str, name: str, folder: Path) -> None:
+    """Write figures/<name>.png below a run folder and note its texts in figures/captions.json."""
+    if not re.fullmatch(r"\d\d_[A-Za-z0-9_.-]+", name):
+        raise InputError(f"name = {name!r}: begin with the notebook's number, such as 01_scenes")
+    target = folder / "figures" / f"{name}.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.write_bytes(png)
+    temporary.replace(target)
+    entry = {"caption": caption, "alt": alt, "notebook": name[:2], "file": target.name}
+    captions = read_json(target.with_name("captions.json")) | {name: entry}
+    write_text(target.with_name("captions.json"), json.dumps(captions, indent=1, sort_keys=True))
+
+
+def figure_html(png: bytes, caption: str, alt: str) -> str:
+    """Return the figure element that carries picture, alternative text and caption."""
+    width = round(int.from_bytes(png[16:20], "big") * 96 / DPI)
+    source = base64.b64encode(png).decode("ascii")
+    texts = f'alt="{html.escape(alt)}" width="{width}" style="max-width:100%"'
+    image = f'<img src="data:image/png;base64,{source}" {texts}>'
+    return f'<figure style="margin:0">{image}<figcaption>{html.escape(caption)}</figcaption></figure>'
+
+
+def close(figure: Figure) -> None:
+    """Release the figure; one that pyplot made as well."""
+    from matplotlib import pyplot
+
+    pyplot.close(figure)
+    figure.clear()
+
+
+def as_percent(value: float, digits: int = 1) -> str:
+    """Write a fraction as per cent; not-a-number as a dash."""
+    return "–" if value is None or not np.isfinite(value) else f"{100 * value:.{digits}f} %"
+
+
+def _display(png: bytes, caption: str, alt: str) -> None:
+    from IPython.display import display
+
+    bundle = {"text/html": figure_html(png, caption, alt), "text/plain": f"[figure] {alt}"}
+    display(bundle, raw=True, metadata={"alt": alt})

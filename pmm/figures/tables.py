@@ -1,0 +1,110 @@
+"""Tables of the notebooks: one section of metrics.json, shown as it is recorded."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pmm.artifacts import RunFolder
+from pmm.report import shown
+
+CELL = 'style="text-align:left;padding:2px 12px 2px 0"'
+
+
+def score_section(
+    title: str,
+    data: str,
+    scores: Mapping[str, Mapping[str, Any]],
+    note: str = "",
+    what: str = "method",
+    bound: str | None = None,
+) -> dict[str, Any]:
+    """Gather scores as a section of metrics.json.
+
+    Args:
+        title: what the table compares.
+        data: data set, split, number of images, seed, whether a CRF was applied.
+        scores: row label -> "miou", "pixel_accuracy" and "iou" by class name, all fractions.
+        note: what a reader must know to read the numbers rightly.
+        what: heading of the first column.
+        bound: row label of the upper bound; adds a column with each mIoU's share of its mIoU.
+
+    Returns:
+        title, data, columns, rows, note, and per_class with columns and rows; a class that neither occurs nor
+        was predicted has None.
+    """
+    names = list(dict.fromkeys(name for score in scores.values() for name in score["iou"]))
+    per_class = [[name, *(_known(score["iou"].get(name)) for score in scores.values())] for name in names]
+    rows = [[label, _known(s["miou"]), _known(s["pixel_accuracy"])] for label, s in scores.items()]
+    columns = [what, "mIoU", "pixel accuracy"]
+    if bound in scores and scores[bound]["miou"] > 0:
+        columns.append("share of the upper bound")
+        rows = [
+            [*row, _known(score["miou"] / scores[bound]["miou"])]
+            for row, score in zip(rows, scores.values(), strict=True)
+        ]
+    return {
+        "title": title,
+        "data": data,
+        "columns": columns,
+        "rows": rows,
+        "note": note,
+        "per_class": {"columns": ["class", *scores], "rows": per_class},
+    }
+
+
+def summary_section(run: RunFolder, sections: Mapping[str, tuple[str, int]], data: str) -> dict[str, Any]:
+    """Gather the mIoU of several recorded sections in one table.
+
+    Args:
+        run: the run's folder.
+        sections: name of a section with mIoU in its second column -> what its rows are, and how many of its
+            first rows to skip because another section has them; a section may be absent.
+        data: data sets, splits, number of images, seed, whether a CRF was applied.
+    """
+    metrics = run.metrics()
+    rows = [
+        [what, row[0], row[1]]
+        for name, (what, skipped) in sections.items()
+        for row in metrics.get(name, {}).get("rows", [])[skipped:]
+    ]
+    return {
+        "title": "This run, step by step",
+        "data": data,
+        "columns": ["what", "step", "mIoU"],
+        "rows": rows,
+        "note": "Pseudo-masks are judged on the training split, models on the validation split.",
+    }
+
+
+def table_html(section: Mapping[str, Any]) -> str:
+    """Return a section as HTML: fractions as per cent, None as a dash, the classes folded."""
+    parts = [f"<p><b>{html.escape(section['title'])}</b><br>{html.escape(section['data'])}</p>"]
+    parts.append(_table(section["columns"], section["rows"]))
+    if section.get("note"):
+        parts.append(f"<p>{html.escape(section['note'])}</p>")
+    if section.get("per_class"):
+        table = _table(section["per_class"]["columns"], section["per_class"]["rows"])
+        parts.append(f"<details><summary>IoU per class</summary>{table}</details>")
+    return "".join(parts)
+
+
+def show_table(section: Mapping[str, Any]) -> None:
+    """Display a section of metrics.json."""
+    from IPython.display import display
+
+    lines = [" | ".join(shown(cell) for cell in row) for row in [section["columns"], *section["rows"]]]
+    plain = "\n".join([section["title"], section["data"], *lines, section.get("note", "")])
+    display({"text/html": table_html(section), "text/plain": plain}, raw=True)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    head = "".join(f'<th scope="col" {CELL}>{html.escape(column)}</th>' for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td {CELL}>{html.escape(shown(c))}</td>' for c in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)

@@ -1,0 +1,125 @@
+"""The classifier, trained from image-level labels, and its class activation maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multilabel_average_precision
+from tqdm.auto import tqdm
+
+from pmm.artifacts import Stage
+from pmm.cam import load_cams, save_cams
+from pmm.cam_inference import multi_scale_cam
+from pmm.data import SegmentationData
+from pmm.data.transforms import Augmentation
+from pmm.devices import place, prepare_images, seeded
+from pmm.models import CamClassifier, freeze, load_imagenet
+from pmm.stages.data import DataStages
+from pmm.training import WEIGHTS, TrainingImages, TrainingSettings, fit, load_weights
+
+AUGMENTATIONS = {
+    "weak": {"scale": (1.0, 1.0), "colour": 0.0, "erase": 0.0},
+    "strong": {"scale": (0.6, 1.5), "colour": 0.3, "erase": 0.5},
+}
+"""What `cls_augment` stands for; crops and mirror images are in both."""
+
+
+class ClassifierStages(DataStages):
+    """Classifier and CAMs."""
+
+    def classifier(self) -> Stage:
+        """Train the multi-label classifier from image-level labels."""
+        p = self.params
+        inputs = [self.dataset_stage, self._splits]
+        with self.run.stage("classifier", p.pick("seed", "backbone", "weights", "cls_*"), inputs) as stage:
+            if not stage.reused:
+                model = self._new_classifier(pretrained=True)
+                load = partial(_labelled_image, self.data, self.train_ids, self.n_classes)
+                augmentation = Augmentation(tuple(p.cls_crop), **AUGMENTATIONS[p.cls_augment])
+                fit(
+                    model,
+                    TrainingImages(load, len(self.train_ids), augmentation, p.seed),
+                    _classifier_loss,
+                    TrainingSettings.of(p, "cls"),
+                    stage.folder,
+                    backbone=model.backbone,
+                    head=[model.head],
+                    statistics=self.statistics,
+                    title="classifier",
+                )
+                stage.facts |= {"images": len(self.train_ids), **self._average_precision(model)}
+        return stage
+
+    def load_classifier(self) -> CamClassifier:
+        """Return the trained classifier in evaluation mode."""
+        return load_weights(self._new_classifier(pretrained=False), self.classifier().folder / WEIGHTS)
+
+    def _new_classifier(self, pretrained: bool) -> CamClassifier:
+        p = self.params
+        with seeded(p.seed):
+            model = CamClassifier(p.backbone, self.n_classes - 1, p.cls_output_stride)
+        if pretrained:
+            load_imagenet(model.backbone, p.backbone, p.weights)
+        freeze(model.backbone, p.cls_frozen_stages)
+        return place(model, self.device)
+
+    @torch.inference_mode()
+    def _average_precision(self, model: CamClassifier) -> dict[str, Any]:
+        """Measure the classifier on the val images' labels, one image at a time."""
+        labelled = [i for i in self.val_ids if self.data.labels(i)]
+        if not labelled:
+            return {}
+        scores, targets = [], []
+        for image_id in tqdm(labelled, desc="average precision", unit="image"):
+            picture = torch.from_numpy(self.data.image(image_id).transpose(2, 0, 1).copy())[None]
+            scores.append(model(prepare_images(picture, *self.statistics, self.device)).cpu())
+            targets.append(_multi_hot(self.data.labels(image_id), self.n_classes).long()[None])
+        n = self.n_classes - 1
+        each = multilabel_average_precision(torch.cat(scores), torch.cat(targets), n, average=None)
+        seen = torch.cat(targets).any(0)
+        named = {name: float(v) for name, v, s in zip(self.data.class_names[1:], each, seen, strict=True) if s}
+        return {"val_map": float(np.mean(list(named.values()))), "val_ap": named, "val_images": len(labelled)}
+
+    def cams(self) -> Stage:
+        """Compute the multi-scale CAMs of all training images."""
+        p = self.params
+        with self.run.stage("cams", p.pick("cam_scales", "cam_flip"), [self.classifier()]) as stage:
+            if not stage.reused:
+                model = self.load_classifier()
+                for image_id in tqdm(self.train_ids, desc="CAMs", unit="image"):
+                    path = stage.folder / f"{image_id}.npz"
+                    if not path.exists():
+                        save_cams(path, self.data.labels(image_id), self.compute_cam(model, image_id))
+        return stage
+
+    def compute_cam(self, model: CamClassifier, image_id: str, scales: list[float] | None = None) -> np.ndarray:
+        """Compute one image's CAM (C,H,W) float32 of the classes present; other scales on request."""
+        options = {"scales": scales or self.params.cam_scales, "flip": self.params.cam_flip}
+        class_ids = self.data.labels(image_id)
+        return multi_scale_cam(model, self.data.image(image_id), class_ids, **options, statistics=self.statistics)
+
+    def cam(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Read one training image's class ids (C,) and CAM (C,H,W) float32."""
+        return load_cams(self._finished("cams", self.cams) / f"{image_id}.npz")
+
+
+def _classifier_loss(
+    model: nn.Module, images: Tensor, targets: Tensor, progress: float
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    return F.multilabel_soft_margin_loss(model(images).float(), targets), {}
+
+
+def _multi_hot(class_ids: tuple[int, ...], n_classes: int) -> Tensor:
+    target = torch.zeros(n_classes - 1)
+    target[[i - 1 for i in class_ids]] = 1
+    return target
+
+
+def _labelled_image(data: SegmentationData, ids: list[str], n_classes: int, index: int) -> tuple:
+    return data.image(ids[index]), None, _multi_hot(data.labels(ids[index]), n_classes)

@@ -1,0 +1,100 @@
+"""pyproject.toml, environment.yml, Makefile and the package agree with each other."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+
+import pytest
+import yaml
+
+from pmm.artifacts import project_root
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = project_root()
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+OPTIONAL = PROJECT["optional-dependencies"]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+OPTIONAL_IMPORTS = {"pycocotools"}  # imported where needed, with a message of its own
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name)[0]).lower()
+
+
+@pytest.fixture(scope="module")
+def environment():
+    return yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+
+
+def test_the_conda_environment_installs_what_pyproject_asks_for(environment):
+    *conda, pip = environment["dependencies"]
+    wanted = PROJECT["dependencies"] + [name for extra in OPTIONAL.values() for name in extra]
+    assert sorted(pip["pip"]) == sorted([*wanted, "-e ."])
+    assert environment["name"] == PROJECT["name"] == "pmm"
+    assert {re.split("[=<>]", name)[0] for name in conda} == {"python", "cxx-compiler", "make", "pip"}
+
+
+def test_python_versions_agree(environment):
+    supported = re.search(r"^PYTHON_VERSIONS := (.+)$", MAKEFILE, flags=re.MULTILINE)[1].split()
+    python = next(n for n in environment["dependencies"] if str(n).startswith("python="))
+    assert python.partition("=")[2] in supported
+    assert PROJECT["requires-python"] == f">={supported[0]}"
+
+
+def test_make_installs_extras_that_exist():
+    extras = re.search(r'-e "\.\[(.+)\]"', MAKEFILE)[1].split(",")
+    assert set(extras) == set(OPTIONAL)
+
+
+def test_every_import_of_the_package_is_declared():
+    owners = packages_distributions()
+    declared = {normal(name) for name in PROJECT["dependencies"]}
+    for path in sorted((ROOT / "pmm").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {name.partition(".")[0] for name in names} - {"pmm"} - OPTIONAL_IMPORTS:
+                if top not in sys.stdlib_module_names:
+                    found = {normal(owner) for owner in owners.get(top, [])}
+                    assert found & (declared | IMPLIED), f"{path.name}: add {top} to pyproject.toml"
+
+
+IMPLIED = {"ipython", "jupyter-client", "pyzmq", "safetensors"}
+"""What ipykernel (the first three) and timm bring along by their own nature."""
+
+
+def test_every_package_folder_and_data_file_is_shipped():
+    folders = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "pmm").rglob("__init__.py")}
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == folders
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["pmm"]
+    shipped = {path for pattern in patterns for path in (ROOT / "pmm").glob(pattern) if path.is_file()}
+    others = {p for p in (ROOT / "pmm").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert others == shipped
+
+
+def test_make_help_lists_every_target():
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = re.search(r"^\.PHONY: (.+)$", MAKEFILE, flags=re.MULTILINE)[1].split()
+    assert re.findall(r"^  make ([a-z-]+) ", shown, flags=re.MULTILINE) == targets
+
+
+@pytest.mark.parametrize(
+    ("python", "expected"),
+    [("/nowhere/python", "/nowhere/python not found"), ("./fake", "./fake is Python 3.8, this needs")],
+)
+def test_make_names_an_unusable_python(tmp_path, python, expected):
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "fake").write_text("#!/bin/sh\necho 3.8\n")
+    (tmp_path / "fake").chmod(0o755)
+    command = ["make", "test", f"PYTHON={python}"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode != 0 and f"make: {expected}" in result.stderr
+    assert not (tmp_path / ".venv").exists()
