@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from pmm.figures.panels import Panel, add_legend, draw_curves, draw_image, spaced
-from pmm.figures.style import WIDTH, new_figure, styled, wrap
+from pmm.figures.charts import draw_curves
+from pmm.figures.panels import Panel, add_legend, draw_image
+from pmm.figures.style import WIDTH, new_figure, spaced, styled, wrap
 from pmm.pseudo_mask import PpmgSteps, background_score, ppmg
 
 MARK_RGB = (213, 94, 0)

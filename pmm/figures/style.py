@@ -142,6 +142,11 @@ def as_percent(value: float, digits: int = 1) -> str:
     return "–" if value is None or not np.isfinite(value) else f"{100 * value:.{digits}f} %"
 
 
+def spaced(name: str) -> str:
+    """Return a class name as prose writes it: without underscores."""
+    return name.replace("_", " ")
+
+
 def _display(png: bytes, caption: str, alt: str) -> None:
     from IPython.display import display
 
