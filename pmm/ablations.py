@@ -44,11 +44,6 @@ SETTINGS = (
     Setting("pow_05_05", "pow, 0.5/0.5", changes=_pus("pow", 0.5, 0.5)),
     Setting("clamp_paper_02_1", "clamp, paper, 0.2/1", changes=_pus("clamp", 0.2, 1.0)),
     Setting("clamp_official_02_2", "clamp, official, 0.2/2", changes=_pus("clamp", 0.2, 2.0, "official")),
-    Setting(
-        "clamp_paper_05_05_warm",
-        "clamp, paper, 0.5/0.5, warm-up",
-        changes=_pus("clamp", 0.5, 0.5, warmup=0.5),
-    ),
     Setting("noisy_ce", "cross-entropy", "threshold", {"pus": "none"}),
     Setting("noisy_clamp_paper_02_1", "clamp, paper, 0.2/1", "threshold", _pus("clamp", 0.2, 1.0)),
     Setting(
@@ -57,7 +52,6 @@ SETTINGS = (
         "threshold",
         _pus("clamp", 0.2, 2.0, "official"),
     ),
-    Setting("noisy_ignore_02_2", "ignore, official, 0.2/2", "threshold", _pus("ignore", 0.2, 2.0, "official")),
 )
 """The two numbers of a title are beta and kappa; "threshold" masks are the noisier ones."""
 

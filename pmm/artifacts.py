@@ -39,6 +39,11 @@ def project_root() -> Path:
     return here
 
 
+def located(path: str) -> str:
+    """Return a path that counts from the project's root, as all paths of a run do; nothing stays nothing."""
+    return str(project_root() / Path(path).expanduser()) if path else ""
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file through a temporary neighbour and a rename, so that it is never half there."""
     path.parent.mkdir(parents=True, exist_ok=True)

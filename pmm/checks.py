@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pmm.artifacts import project_root
+from pmm.artifacts import located, project_root
 from pmm.data import SegmentationData, open_dataset
 from pmm.errors import InputError
 from pmm.params import Params
@@ -63,7 +63,7 @@ def check_backbone(params: Params) -> str:
     """Check that the backbone exists and its ImageNet weights are at hand; a download happens here."""
     from pmm.models import EMBEDDED_BACKBONE, create_backbone, load_imagenet
 
-    load_imagenet(create_backbone(params.backbone, params.cls_output_stride), params.backbone, params.weights)
+    load_imagenet(create_backbone(params.backbone, params.cls_output_stride), params.backbone, located(params.weights))
     embedded = "embedded" if params.backbone == EMBEDDED_BACKBONE else "from timm"
     return f"{params.backbone}, weights {params.weights or embedded}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from pmm.cam import load_cams
 from pmm.crf import CRFSettings
-from pmm.data import SegmentationData, open_dataset
-from pmm.data.images import read_mask, write_mask
+from pmm.data import SegmentationData
+from pmm.data.images import read_image, read_mask, write_mask
 from pmm.errors import InputError
 from pmm.metrics import SegmentationScore
 from pmm.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
@@ -52,7 +52,7 @@ def _threshold(image: np.ndarray, cam: np.ndarray, class_ids: np.ndarray, thresh
 def write_pseudo_masks(
     make: Callable[..., np.ndarray],
     image_ids: Sequence[str],
-    dataset: tuple[str, str],
+    data: SegmentationData,
     cams: Path,
     folder: Path,
     *,
@@ -64,7 +64,7 @@ def write_pseudo_masks(
     Args:
         make: see `mask_function`.
         image_ids: of the images.
-        dataset: kind and folder for `open_dataset`.
+        data: knows the images' files.
         cams: folder of `<id>.npz`.
         folder: receives `<id>.png`.
         workers: processes.
@@ -72,22 +72,16 @@ def write_pseudo_masks(
     """
     todo = [i for i in image_ids if not (folder / f"{i}.png").exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = (joblib.delayed(_write_one)(make, i, dataset, cams / f"{i}.npz", folder / f"{i}.png") for i in todo)
+    files = ((data.image_path(i), cams / f"{i}.npz", folder / f"{i}.png") for i in todo)
+    jobs = (joblib.delayed(_write_one)(make, *each) for each in files)
     done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
     for _ in tqdm(done, desc=title, total=len(image_ids), initial=len(image_ids) - len(todo), unit="image"):
         pass
 
 
-@lru_cache(maxsize=1)
-def _dataset(kind: str, root: str) -> SegmentationData:
-    return open_dataset(kind, root)
-
-
-def _write_one(
-    make: Callable[..., np.ndarray], image_id: str, dataset: tuple[str, str], cam_file: Path, mask_file: Path
-) -> None:
+def _write_one(make: Callable[..., np.ndarray], image_file: Path, cam_file: Path, mask_file: Path) -> None:
     class_ids, cam = load_cams(cam_file)
-    image = _dataset(*dataset).image(image_id)
+    image = read_image(image_file)
     if cam.shape[1:] != image.shape[:2]:
         raise InputError(f"{cam_file}: CAM of {cam.shape[1:]} for an image of {image.shape[:2]}; resize the CAM")
     write_mask(mask_file, make(image, cam, class_ids))

@@ -97,7 +97,7 @@ def create_segmenter(
         model = getattr(smp, DECODERS[architecture])(
             encoder_name=f"tu-{backbone}", encoder_weights=None, classes=n_classes, **options
         )
-    except (RuntimeError, TypeError, KeyError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, ValueError, KeyError, NotImplementedError, AssertionError) as error:
         raise InputError(f"backbone = {backbone}: cannot be the encoder of {architecture} ({error})") from None
     if weights is not None:
         load_imagenet(model.encoder.model, backbone, weights)
@@ -183,7 +183,10 @@ def embedded_imagenet_state() -> dict[str, Tensor]:
 
 def image_statistics(backbone: str) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation (each 3 values, of images in [0,1]) that the backbone expects."""
-    config = timm.get_pretrained_cfg(backbone)
+    try:
+        config = timm.get_pretrained_cfg(backbone)
+    except RuntimeError:  # a known network with an unknown tag, such as resnet50.mine
+        config = None
     if config is None:
         raise InputError(f"backbone = {backbone}: unknown to timm; {EMBEDDED_BACKBONE} is embedded")
     return list(config.mean), list(config.std)

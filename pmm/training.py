@@ -270,6 +270,6 @@ def resume(folder: Path, model: nn.Module, optimizer: Any, scheduler: Any) -> tu
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
+        return int(state["epoch"]), list(state["rows"])
     except Exception:
         raise InputError(f"{path}: broken or of another training; delete it, the training starts again") from None
-    return int(state["epoch"]), list(state["rows"])

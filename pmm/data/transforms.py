@@ -51,7 +51,7 @@ def augment(
     if factor != 1.0:
         size = [max(1, round(side * factor)) for side in picture.shape[1:]]
         picture = TF.resize(picture, size, antialias=factor < 1)
-        target = None if target is None else TF.resize(target, size, interpolation=TF.InterpolationMode.NEAREST)
+        target = None if target is None else TF.resize(target, size, interpolation=TF.InterpolationMode.NEAREST_EXACT)
     picture, target = random_crop(picture, target, settings.crop, rng)
     if rng.random() < 0.5:
         picture, target = picture.flip(-1), None if target is None else target.flip(-1)

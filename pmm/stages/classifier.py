@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multilabel_average_precision
 from tqdm.auto import tqdm
 
-from pmm.artifacts import Stage
+from pmm.artifacts import Stage, located
 from pmm.cam import load_cams, save_cams
 from pmm.cam_inference import multi_scale_cam
 from pmm.data import SegmentationData
@@ -65,7 +65,7 @@ class ClassifierStages(DataStages):
         with seeded(p.seed):
             model = CamClassifier(p.backbone, self.n_classes - 1, p.cls_output_stride)
         if pretrained:
-            load_imagenet(model.backbone, p.backbone, p.weights)
+            load_imagenet(model.backbone, p.backbone, located(p.weights))
         freeze(model.backbone, p.cls_frozen_stages)
         return place(model, self.device)
 

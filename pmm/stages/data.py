@@ -10,7 +10,7 @@ import joblib
 import torch
 import yaml
 
-from pmm.artifacts import RunFolder, Stage, fingerprint, project_root, write_text
+from pmm.artifacts import RunFolder, Stage, fingerprint, located, project_root, write_text
 from pmm.data import SegmentationData, open_dataset
 from pmm.data.scenes import compose_scenes
 from pmm.devices import choose_device, keep_freed_memory
@@ -56,8 +56,7 @@ class DataStages:
     def _dataset_location(self) -> tuple[str, str]:
         if self.params.dataset == "scenes":
             return "scenes", str(self.dataset_stage.folder / "scenes")
-        folder = Path(self.params.data_dir).expanduser()
-        return self.params.dataset, str(folder if folder.is_absolute() else project_root() / folder)
+        return self.params.dataset, located(self.params.data_dir)
 
     @cached_property
     def train_ids(self) -> list[str]:

@@ -39,7 +39,7 @@ class MaskStages(ClassifierStages):
         cams = self.cams()
         with self.run.stage(f"masks/{method}", settings, [cams]) as stage:
             if not stage.reused:
-                where = (self.train_ids, self._dataset_location, cams.folder, stage.folder)
+                where = (self.train_ids, self.data, cams.folder, stage.folder)
                 mask_files.write_pseudo_masks(make, *where, workers=self.workers, title=f"{method} masks")
                 stage.facts |= self._score(stage.folder)
         return stage

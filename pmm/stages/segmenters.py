@@ -12,7 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from pmm import mask_files
-from pmm.artifacts import Stage
+from pmm.artifacts import Stage, located
 from pmm.crf import SEGMENTATION_CRF, DenseCRF
 from pmm.cyclic import cyclic_pseudo_mask
 from pmm.data.images import write_mask
@@ -42,6 +42,8 @@ class SegmenterStages(MaskStages):
         settings = p.pick("seed", "backbone", "weights", "seg_*", "pixel_loss", "pus*", "beta", "kappa")
         settings["seg_masks"] = masks
         inputs = [self._mask_stage(masks), self._splits]
+        if p.seg_init == "classifier":
+            inputs.append(self.classifier())
         with self.run.stage(f"segmenter/{name}", settings, inputs) as stage:
             if not stage.reused:
                 model = self._train_segmenter(p, masks, stage.folder, name)
@@ -50,6 +52,9 @@ class SegmenterStages(MaskStages):
 
     def _train_segmenter(self, p: Params, masks: str, folder: Path, name: str) -> nn.Module:
         model = self._new_segmenter(p, pretrained=True)
+        if p.seg_init == "classifier":
+            learned = self.load_classifier().backbone.state_dict()
+            model.encoder.model.load_state_dict(learned, strict=False)
         augmentation = Augmentation(tuple(p.seg_crop), tuple(p.seg_scale), colour=0.3)
         load = partial(_masked_image, self, masks)
         fit(
@@ -74,7 +79,7 @@ class SegmenterStages(MaskStages):
                 output_stride=p.seg_output_stride,
                 channels=p.seg_decoder_channels,
                 rates=p.seg_atrous_rates,
-                weights=p.weights if pretrained else None,
+                weights=located(p.weights) if pretrained else None,
             )
         freeze(model.encoder.model, p.seg_frozen_stages)
         return place(model, self.device)

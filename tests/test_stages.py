@@ -1,0 +1,202 @@
+"""The stages of a run, on the smallest experiment that does everything."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pmm import artifacts, training
+from pmm.data.images import write_jpeg
+from pmm.errors import InputError
+from pmm.models import embedded_imagenet_state
+from pmm.params import Params
+from pmm.stages import Experiment, classifier, segmenters
+
+TINY = {
+    "run_name": "tiny",
+    "device": "cpu",
+    "workers": 1,
+    "n_train": 4,
+    "n_val": 2,
+    "scene_width": 64,
+    "scene_height": 64,
+    "cls_epochs": 1,
+    "cls_batch_size": 4,
+    "cls_crop": [64, 64],
+    "cam_scales": [1.0],
+    "cam_flip": False,
+    "crf_iterations": 2,
+    "seg_decoder_channels": 8,
+    "seg_epochs": 1,
+    "seg_batch_size": 2,
+    "seg_crop": [32, 48],
+    "seg_flip": False,
+}
+
+
+def params(folder, **changes):
+    return Params(**{**TINY, "runs_dir": str(folder), **changes})
+
+
+def run_all(folder):
+    """Make every kind of stage, and return the experiment with what the stages found out."""
+    experiment = Experiment(params(folder))
+    stages = [experiment.classifier(), *map(experiment.pseudo_masks, ("threshold", "crf", "ppmg_s0", "ppmg"))]
+    stages.append(experiment.segmenter("pus"))
+    stages.append(experiment.cyclic_masks(1, "pus"))
+    stages.append(experiment.segmenter("round1", masks="cyclic1", pus="none"))
+    return experiment, {stage.name: stage.facts for stage in stages}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return run_all(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    for module in (training, classifier, segmenters):
+        monkeypatch.setattr(module, "fit", lambda *a, **k: pytest.fail("trained again"))
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_every_stage_leaves_its_files_and_facts(finished):
+    experiment, facts = finished
+    path = experiment.run.path
+    ids = experiment.train_ids
+    assert len(ids) == 4 and len(experiment.val_ids) == 2
+    for name in ("classifier", "segmenter/pus", "segmenter/round1"):
+        assert sorted(p.name for p in (path / name).iterdir()) == [".stage.json", "log.csv", "weights.pt"]
+    for name in ("threshold", "crf", "ppmg_s0", "ppmg", "cyclic1"):
+        assert {p.stem for p in (path / "masks" / name).glob("*.png")} == set(ids)
+        assert facts[f"masks/{name}"]["images"] == 4 and 0 <= facts[f"masks/{name}"]["miou"] <= 1
+    assert facts["classifier"]["images"] == 4 and 0 <= facts["classifier"]["val_map"] <= 1
+    assert facts["segmenter/pus"]["val"]["images"] == 2
+    assert facts["segmenter/round1"]["settings"]["pus"] == "none"
+    assert set(experiment.run.manifest()["stages"]) >= {"dataset", "cams", *facts}
+
+
+def test_results_are_read_in_the_agreed_form(finished):
+    experiment, _ = finished
+    first = experiment.train_ids[0]
+    class_ids, cam = experiment.cam(first)
+    assert tuple(class_ids) == experiment.data.labels(first)
+    assert cam.shape == (len(class_ids), 64, 64) and 0 <= cam.min() <= cam.max() <= 1
+    probabilities = experiment.probabilities("pus", first)
+    assert probabilities.shape == (experiment.n_classes, 64, 64)
+    np.testing.assert_array_equal(experiment.predict("pus", first), probabilities.argmax(0))
+    loss = experiment.loss_map("pus", first, "ppmg")
+    assert loss.shape == (64, 64) and not loss[experiment.pseudo_mask("ppmg", first) == 255].any()
+    assert {"epoch", "loss", "lr", "gate_open", "over_kappa"} <= set(experiment.log("segmenter/pus"))
+    np.testing.assert_array_equal(experiment.pseudo_mask("exact", first), experiment.data.mask(first))
+
+
+def test_cyclic_masks_hold_only_the_images_classes_if_filtered(finished):
+    experiment, _ = finished
+    for image_id in experiment.train_ids:
+        mask = experiment.pseudo_mask("cyclic1", image_id)
+        assert set(np.unique(mask)) <= {0, *experiment.data.labels(image_id)}
+        np.testing.assert_array_equal(mask, experiment.cyclic_mask("pus", image_id))
+    free = [experiment.cyclic_mask("pus", i, filtered=False) for i in experiment.train_ids]
+    predicted = [experiment.predict("pus", i) for i in experiment.train_ids]
+    np.testing.assert_array_equal(free, predicted)
+
+
+def test_a_second_experiment_reuses_everything(finished, no_training, capsys):
+    experiment, facts = finished
+    before = contents(experiment.run.path)
+    capsys.readouterr()
+    assert run_all(experiment.run.path.parent)[1] == json.loads(json.dumps(artifacts.without_nan(facts)))
+    said = capsys.readouterr().out
+    assert "computing" not in said and said.count("reused") == 10
+    assert contents(experiment.run.path) == before
+
+
+def test_a_changed_s_makes_only_the_ppmg_masks_anew(finished, no_training, capsys):
+    path = finished[0].run.path
+    before = contents(path)
+    other = Experiment(params(path.parent, s=0.9))
+    capsys.readouterr()
+    for method in ("threshold", "crf", "ppmg_s0", "ppmg"):
+        other.pseudo_masks(method)
+    lines = capsys.readouterr().out.splitlines()
+    computed = {line.split(":")[0] for line in lines if "computing" in line}
+    Experiment(params(path.parent)).pseudo_masks("ppmg")  # as it was, for the tests that follow
+    assert computed == {"masks/ppmg"} or computed == {"masks/ppmg", "masks/ppmg_s0"}
+    assert computed == {"masks/ppmg"}, "masks without smoothing do not depend on s"
+    masks = {name: data for name, data in contents(path).items() if name.endswith(".png")}
+    assert masks == {name: data for name, data in before.items() if name.endswith(".png")}
+
+
+def test_two_fresh_runs_of_one_seed_are_the_same(finished, tmp_path):
+    first, facts = finished
+    second, other = run_all(tmp_path)
+    assert json.dumps(facts, sort_keys=True) == json.dumps(other, sort_keys=True)
+    for pattern in ("masks/*/*.png", "*/log.csv", "segmenter/*/log.csv", "dataset/scenes/JPEGImages/*"):
+        files = sorted(p.relative_to(first.run.path) for p in first.run.path.glob(pattern))
+        assert files and files == sorted(p.relative_to(second.run.path) for p in second.run.path.glob(pattern))
+        for file in files:
+            assert (first.run.path / file).read_bytes() == (second.run.path / file).read_bytes(), file
+    a, b = (torch.load(e.run.path / "segmenter/round1/weights.pt", weights_only=True) for e in (first, second))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_what_has_not_been_made_is_named(finished):
+    experiment, _ = finished
+    for call in (
+        lambda: experiment.cyclic_masks(2, "nobody"),
+        lambda: experiment.load_segmenter("nobody"),
+        lambda: experiment.predict("nobody", experiment.train_ids[0]),
+        lambda: experiment.segmenter("x", masks="cyclic9"),
+        lambda: experiment.segmenter("x", kappa=-1.0),
+        lambda: experiment.pseudo_masks("magic"),
+        lambda: experiment.log("segmenter/nobody"),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"^teacher = nobody: not trained in "):
+        experiment.cyclic_masks(2, "nobody")
+
+
+def own_folder(root, table):
+    for name in ("a", "b", "c"):
+        write_jpeg(root / "own" / "images" / f"{name}.jpg", np.full((64, 64, 3), 90, np.uint8))
+    (root / "own" / "labels.csv").write_text(table, encoding="utf-8")
+    return params(root / "runs", dataset="folder", data_dir=str(root / "own"), val_split="")
+
+
+def test_images_without_a_label_are_skipped_and_counted_aloud(tmp_path, capsys):
+    experiment = Experiment(own_folder(tmp_path, "image,labels\na,cat\nb,\nc,cat dog\n"))
+    assert experiment.train_ids == ["a", "c"] and experiment.val_ids == []
+    assert experiment.train_ids == ["a", "c"]
+    assert capsys.readouterr().out == "train: 1 of 3 images have no label and are skipped\n"
+
+
+def test_a_split_without_any_label_is_refused(tmp_path):
+    own = own_folder(tmp_path, "image,labels\na,\nb,\n")
+    (tmp_path / "own" / "classes.txt").write_text("cat\n")
+    with pytest.raises(InputError, match=r"^train_split = train: none of its 2 images has a label$"):
+        _ = Experiment(own).train_ids
+
+
+def test_relative_paths_count_from_the_projects_root(tmp_path, monkeypatch):
+    for folder in ("notebooks", "params"):
+        (tmp_path / folder).mkdir()
+    state = embedded_imagenet_state()
+    torch.save({**state, "conv_stem.weight": state["conv_stem.weight"] + 1}, tmp_path / "own.pt")
+    own_folder(tmp_path, "image,labels\na,cat\n")
+    monkeypatch.chdir(tmp_path / "notebooks")  # where a notebook runs
+    own = params("runs", dataset="folder", data_dir="own", val_split="", weights="own.pt")
+    experiment = Experiment(own)
+    assert experiment.run.path == tmp_path / "runs" / "tiny" and experiment.train_ids == ["a"]
+    expected = state["conv_stem.weight"] + 1
+    assert torch.equal(experiment._new_classifier(pretrained=True).backbone.conv_stem.weight, expected)
+    assert torch.equal(experiment._new_segmenter(own, pretrained=True).encoder.model.conv_stem.weight, expected)
+    missing = params("runs", dataset="folder", data_dir="own", val_split="", weights="none.pt")
+    with pytest.raises(InputError, match=r"none\.pt: no such weights file$"):
+        Experiment(missing)._new_classifier(pretrained=True)
