@@ -102,7 +102,7 @@ class Params(BaseModel):
     pixel_loss: Literal["ce", "bce"] = Field("ce", description="cross-entropy, or one-vs-all BCE")
     pus: Literal["none", "clamp", "pow", "ignore"] = Field("clamp", description="the strategy, eq. 11-13")
     pus_variant: Literal["paper", "official"] = Field("paper", description="equations, or the released code")
-    beta: float = Field(0.2, ge=0, le=100, description="gate: PUS acts while the mean loss is below it, eq. 10")
+    beta: float = Field(0.5, ge=0, le=100, description="gate: PUS acts while the mean loss is below it, eq. 10")
     kappa: float = Field(1.0, gt=0, le=100, description="pixel loss from which a label is doubted (pow: exponent)")
     pus_warmup: float = Field(0.0, ge=0, le=1, description="share of the steps before PUS may act")
 

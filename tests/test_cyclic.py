@@ -63,5 +63,5 @@ def test_a_real_crf_removes_a_speck_and_keeps_the_object():
 
 
 def test_a_crf_of_another_image_is_refused():
-    with pytest.raises(InputError, match="^probabilities"):
+    with pytest.raises(InputError, match=r"^probabilities"):
         cyclic_pseudo_mask(PROBABILITIES, [1], DenseCRF(np.zeros((5, 5, 3), np.uint8)))

@@ -193,7 +193,7 @@ def test_missing_corrupt_and_strange_files_are_named(tmp_path):
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_a_local_file_replaces_the_embedded_weights(tmp_path, state, suffix):
     path = tmp_path / f"own.{suffix}"
-    own = {name: tensor + 1 for name, tensor in state.items()}
+    own = {name: (tensor + 1).contiguous() for name, tensor in state.items()}
     (safetensors.torch.save_file if suffix == "safetensors" else torch.save)(own, path)
     model = load_imagenet(create_backbone(EMBEDDED_BACKBONE, 16), EMBEDDED_BACKBONE, str(path))
     assert torch.equal(model.conv_stem.weight, state["conv_stem.weight"] + 1)

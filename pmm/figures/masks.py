@@ -12,6 +12,7 @@ from pmm.figures.charts import draw_curves
 from pmm.figures.panels import Panel, add_legend, draw_image
 from pmm.figures.style import WIDTH, new_figure, spaced, styled, wrap
 from pmm.pseudo_mask import PpmgSteps, background_score, ppmg
+from pmm.smoothing import smooth_cam
 
 MARK_RGB = (213, 94, 0)
 """Vermilion of Okabe and Ito: no class has it, so it always means "look here"."""
@@ -180,3 +181,23 @@ def sweep_figure(
         ticks = sorted({value for sweep in sweeps for value in sweep["values"]})
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     return figure
+
+
+def story_panels(experiment: Any, image_id: str, model: str) -> list[Panel]:
+    """Walk one training scene through all stages: image, CAM, smoothed CAM, pseudo-mask, prediction, exact mask.
+
+    Args:
+        experiment: a `pmm.stages.Experiment` whose stages are finished.
+        image_id: of a training image.
+        model: name of a trained segmenter.
+    """
+    p, data, (_, cam) = experiment.params, experiment.data, experiment.cam(image_id)
+    image = data.image(image_id)
+    return [
+        ("image, labels only", image),
+        ("CAM, strongest class", cam.max(axis=0)),
+        (f"smoothed, s = {p.s:g}", smooth_cam(cam, p.s, p.t, p.variant).max(axis=0)),
+        ("pseudo-mask, PPMG", experiment.pseudo_mask("ppmg", image_id)),
+        ("segmentation model", experiment.predict(model, image_id)),
+        *exact_panel(data, image_id),
+    ]

@@ -33,7 +33,9 @@ class MaskStages(ClassifierStages):
             method: one of `mask_files.METHODS`.
         """
         names = {"threshold": ["cam_threshold"], "crf": ["alpha_crf", "crf_*"]}
-        settings = self.params.pick(*names.get(method, ["s", "t", "alpha", "variant", "crf_*"]))
+        settings = self.params.pick(*names.get(method, ["t", "alpha", "variant", "crf_*"]))
+        if method == "ppmg":
+            settings |= self.params.pick("s")
         crf = self.crf_settings(joint=method == "crf")
         make = mask_files.mask_function(method, self.params.model_dump(), crf)
         cams = self.cams()

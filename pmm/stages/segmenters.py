@@ -51,6 +51,8 @@ class SegmenterStages(MaskStages):
         return stage
 
     def _train_segmenter(self, p: Params, masks: str, folder: Path, name: str) -> nn.Module:
+        if len(self.train_ids) < 2:  # batch normalisation has no variance over one image
+            raise InputError(f"train_split = {p.train_split}: only 1 image has a label; label at least 2")
         model = self._new_segmenter(p, pretrained=True)
         if p.seg_init == "classifier":
             learned = self.load_classifier().backbone.state_dict()
