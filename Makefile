@@ -26,6 +26,7 @@ test-all: $(STAMP) ## run all tests, the slow ones too
 
 lint: $(STAMP) ## check style
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

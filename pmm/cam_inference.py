@@ -37,6 +37,8 @@ def multi_scale_cam(
     Returns:
         (C,H,W) float32 in [0,1].
     """
+    if not len(class_ids):
+        return np.zeros((0, *image.shape[:2]), dtype=np.float32)
     device = next(model.parameters()).device
     picture = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
     channels = torch.as_tensor([i - 1 for i in class_ids], device=device)

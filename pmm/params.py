@@ -83,7 +83,7 @@ class Params(BaseModel):
     seg_atrous_rates: list[int] = Field([2, 4, 6], min_length=3, max_length=3, description="DeepLabV3+ dilations")
     seg_masks: Literal["threshold", "crf", "ppmg_s0", "ppmg"] = Field("ppmg", description="masks it learns from")
     seg_init: Literal["imagenet", "classifier"] = Field("classifier", description="where its encoder starts from")
-    seg_epochs: int = Field(5, ge=1, le=1000, description="segmentation epochs")
+    seg_epochs: int = Field(4, ge=1, le=1000, description="segmentation epochs")
     seg_batch_size: int = Field(8, ge=2, le=4096, description="segmentation images a step")
     seg_crop: list[int] = Field([192, 192], min_length=2, max_length=2, description="crop height, width, pixels")
     seg_scale: list[float] = Field([0.75, 1.5], min_length=2, max_length=2, description="scale jitter, from-to")

@@ -39,7 +39,9 @@ class SegmenterStages(MaskStages):
         """
         p = check_params({**self.params.model_dump(), **changes}, f"segmenter {name}")
         masks = masks or p.seg_masks
-        settings = p.pick("seed", "backbone", "weights", "seg_*", "pixel_loss", "pus*", "beta", "kappa")
+        settings = p.pick("seed", "backbone", "weights", "seg_*", "pixel_loss", "pus")
+        if p.pus != "none":  # plain training does not depend on what PUS would do
+            settings |= p.pick("pus_*", "beta", "kappa")
         settings["seg_masks"] = masks
         inputs = [self._mask_stage(masks), self._splits]
         if p.seg_init == "classifier":
