@@ -72,7 +72,7 @@ def check_segmenter(params: Params) -> str:
     """Check that the backbone can be the encoder of the segmentation model."""
     from pmm.models import create_segmenter
 
-    create_segmenter(params.seg_architecture, params.backbone, 2, params.seg_output_stride)
+    create_segmenter(params.seg_architecture, params.backbone, 2, output_stride=params.seg_output_stride)
     return f"{params.seg_architecture} on {params.backbone}"
 
 
