@@ -229,7 +229,8 @@ def save_tensors(path: Path, content: Any) -> None:
     """Save tensors and plain values through a temporary neighbour and a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save(content, temporary)
+    with temporary.open("wb") as file:  # a path's name would enter the archive and change its bytes
+        torch.save(content, file)
     os.replace(temporary, path)
 
 
