@@ -18,6 +18,7 @@ from pmm.data.images import read_image, read_mask, write_mask
 from pmm.errors import InputError
 from pmm.metrics import SegmentationScore
 from pmm.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
+from pmm.threads import limit_threads, map_images
 
 METHODS = ("threshold", "crf", "ppmg_s0", "ppmg")
 """CAM at a fixed threshold, joint CRF, PPMG without smoothing (s = 0), PPMG with smoothing."""
@@ -58,6 +59,7 @@ def write_pseudo_masks(
     *,
     workers: int,
     title: str,
+    engine: str = "lattice",
 ) -> None:
     """Make the masks of all images; files that are there already are kept.
 
@@ -67,14 +69,16 @@ def write_pseudo_masks(
         data: knows the images' files.
         cams: folder of `<id>.npz`.
         folder: receives `<id>.png`.
-        workers: processes.
+        workers: how many images at a time; threads where the CRF lets go of Python's lock, else processes.
         title: of the progress bar.
+        engine: of the CRF, see `crf.CRFSettings`.
     """
     todo = [i for i in image_ids if not (folder / f"{i}.png").exists()]
     folder.mkdir(parents=True, exist_ok=True)
     files = ((data.image_path(i), cams / f"{i}.npz", folder / f"{i}.png") for i in todo)
     jobs = (joblib.delayed(_write_one)(make, *each) for each in files)
-    done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+    prefer = "threads" if engine == "lattice" else "processes"
+    done = joblib.Parallel(n_jobs=workers, prefer=prefer, return_as="generator_unordered")(jobs)
     for _ in tqdm(done, desc=title, total=len(image_ids), initial=len(image_ids) - len(todo), unit="image"):
         pass
 
@@ -84,29 +88,34 @@ def _write_one(make: Callable[..., np.ndarray], image_file: Path, cam_file: Path
     image = read_image(image_file)
     if cam.shape[1:] != image.shape[:2]:
         raise InputError(f"{cam_file}: CAM of {cam.shape[1:]} for an image of {image.shape[:2]}; resize the CAM")
-    write_mask(mask_file, make(image, cam, class_ids))
+    with limit_threads(1):  # the other images keep the other cores busy
+        write_mask(mask_file, make(image, cam, class_ids))
 
 
 def score_masks(
-    data: SegmentationData, image_ids: Iterable[str], prediction: Callable[[str], np.ndarray]
+    data: SegmentationData, image_ids: Iterable[str], predict: Callable[[str], np.ndarray], title: str
 ) -> dict[str, Any]:
     """Compare predicted masks with the exact ones, where there are exact ones.
 
     Args:
         data: gives the exact masks.
         image_ids: of the images.
-        prediction: image id -> (H,W) uint8.
+        predict: image id -> (H,W) uint8; called from several threads.
+        title: of the progress bar.
 
     Returns:
         miou, iou by class name, pixel_accuracy in [0,1] and images, the number of images judged; an empty
         dict where no image has an exact mask.
     """
-    score, n = SegmentationScore(data.class_names), 0
-    for image_id in image_ids:
-        if data.has_mask(image_id):
-            score.update(data.mask(image_id), prediction(image_id))
-            n += 1
-    return {**score.result(), "images": n} if n else {}
+
+    def judge(image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        return data.mask(image_id), predict(image_id)
+
+    judged = [image_id for image_id in image_ids if data.has_mask(image_id)]
+    score = SegmentationScore(data.class_names)
+    for target, prediction in tqdm(map_images(judge, judged), desc=title, total=len(judged), unit="image"):
+        score.update(target, prediction)
+    return {**score.result(), "images": len(judged)} if judged else {}
 
 
 def read_pseudo_mask(folder: Path, image_id: str, n_classes: int) -> np.ndarray:

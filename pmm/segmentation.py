@@ -66,6 +66,7 @@ def pixel_loss_map(
     mask: np.ndarray,
     *,
     pixel_loss: str,
+    background_margin: float,
     statistics: tuple[list[float], list[float]],
 ) -> np.ndarray:
     """Compute the per-pixel loss L of eq. 10 of one whole image against a mask.
@@ -75,6 +76,7 @@ def pixel_loss_map(
         image: (H,W,3) uint8.
         mask: (H,W) uint8 labels, 255 is ignored.
         pixel_loss: `ce` or `bce`.
+        background_margin: as in training, see `with_background_margin`.
         statistics: mean and standard deviation of the model's input.
 
     Returns:
@@ -83,8 +85,30 @@ def pixel_loss_map(
     device = next(model.parameters()).device
     picture = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
     logits = padded_logits(model, scaled_batch(picture, 1, False, statistics, device))
+    logits = with_background_margin(logits, background_margin)
     target = torch.from_numpy(mask.astype(np.int64))[None].to(device)
     return PIXEL_LOSSES[pixel_loss](logits, target, 255)[0].cpu().numpy()
+
+
+def with_background_margin(logits: Tensor, margin: float) -> Tensor:
+    """Raise the background's logit during training; prediction goes without.
+
+    Most pixels are background, and a model that has seen few steps answers background wherever it doubts. The
+    constant takes that prior upon itself, so that the logits need not learn it: the logit-adjusted loss of Menon
+    et al. (ICLR 2021) for one frequent class.
+
+    Args:
+        logits: (N,K,H,W), the background first.
+        margin: in nats; log 4 says that background is 4 times as frequent as it shall count. 0 changes nothing.
+
+    Returns:
+        (N,K,H,W).
+    """
+    if margin == 0:
+        return logits
+    prior = logits.new_zeros(logits.shape[1])
+    prior[0] = margin
+    return logits + prior[:, None, None]
 
 
 class SegmentationLoss:
@@ -94,14 +118,14 @@ class SegmentationLoss:
         options = {"variant": p.pus_variant, "pixel_loss": p.pixel_loss}
         self.plain = PretendedUnderfittingLoss("none", p.beta, p.kappa, **options)
         self.pus = PretendedUnderfittingLoss(p.pus, p.beta, p.kappa, **options)
-        self.warmup = p.pus_warmup
+        self.warmup, self.margin = p.pus_warmup, p.seg_background_margin
 
     def __call__(
         self, model: nn.Module, images: Tensor, targets: Tensor, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and what to log of it; see `training.LossFunction`."""
         criterion = self.pus if progress >= self.warmup else self.plain
-        loss = criterion(model(images), targets)
+        loss = criterion(with_background_margin(model(images), self.margin), targets)
         state = criterion.last_state
         values = {"mean_loss": state.mean_loss, "gate_open": state.is_open, "over_kappa": state.share_over_kappa}
         return loss, values

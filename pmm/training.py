@@ -127,42 +127,60 @@ def fit(
     Raises:
         InputError: the loss is not finite, or the checkpoint is broken.
     """
-    device = next(model.parameters()).device
     steps = len(EpochBatches(len(images), settings.batch_size, range(1), settings.seed))
+    total = settings.epochs * steps
     optimizer = build_optimizer(model, head, settings)
-    scheduler = build_scheduler(optimizer, settings, settings.epochs * steps)
-    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and not torch.cuda.is_bf16_supported())
+    scheduler = build_scheduler(optimizer, settings, total)
     first, rows = resume(folder, model, optimizer, scheduler)
-    batches = EpochBatches(len(images), settings.batch_size, range(first, settings.epochs), settings.seed)
-    options = {"num_workers": settings.loader_workers, "pin_memory": device.type == "cuda"}
-    loader = DataLoader(images, batch_sampler=batches, **options)
+    learn = _Step(model, loss_function, optimizer, scheduler, statistics)
+    batches = iter(_loader(images, settings, first, learn.device))
     model.train()
     keep_statistics(backbone)
-    log: list[dict[str, Tensor]] = []
-    total = settings.epochs * steps
     with tqdm(total=total, initial=first * steps, desc=title, unit="step", mininterval=1.0) as bar:
-        for step, (pictures, targets) in enumerate(loader, start=first * steps):
-            inputs = prepare_images(pictures, *statistics, device)
-            with seeded(settings.seed * 1_000_003 + step), autocast(device):
-                loss, values = loss_function(model, inputs, targets.to(device), step / total)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            scheduler.step()
-            log.append({"loss": loss.detach(), **values})
-            bar.update()
-            if len(log) % 10 == 0:
-                bar.set_postfix({k: f"{float(v):.3f}" for k, v in log[-1].items()}, refresh=False)
-            if len(log) == steps:
-                epoch = (step + 1) // steps
-                rows.append(summarise(epoch, log, scheduler.get_last_lr()[0], title))
-                log = []
-                save_checkpoint(folder, epoch, model, optimizer, scheduler, rows)
+        for epoch in range(first, settings.epochs):
+            log: list[dict[str, Tensor]] = []
+            for step in range(epoch * steps, (epoch + 1) * steps):
+                log.append(learn(next(batches), settings.seed * 1_000_003 + step, step / total))
+                bar.update()
+                if len(log) % 10 == 0:
+                    bar.set_postfix({k: f"{float(v):.3f}" for k, v in log[-1].items()}, refresh=False)
+            rows.append(summarise(epoch + 1, log, scheduler.get_last_lr()[0], title))
+            save_checkpoint(folder, epoch + 1, model, optimizer, scheduler, rows)
     write_log(folder / LOG, rows)
     save_tensors(folder / WEIGHTS, {k: v.cpu() for k, v in model.state_dict().items()})
     (folder / CHECKPOINT).unlink(missing_ok=True)
     model.eval()
+
+
+def _loader(images: TrainingImages, settings: TrainingSettings, first: int, device: torch.device) -> DataLoader:
+    batches = EpochBatches(len(images), settings.batch_size, range(first, settings.epochs), settings.seed)
+    options = {"num_workers": settings.loader_workers, "pin_memory": device.type == "cuda"}
+    return DataLoader(images, batch_sampler=batches, **options)
+
+
+class _Step:
+    """One step of the optimiser: forward in the device's precision, backward, schedule."""
+
+    def __init__(
+        self, model: nn.Module, loss_function: LossFunction, optimizer: Any, scheduler: Any, statistics: tuple
+    ):
+        self.model, self.loss_function = model, loss_function
+        self.optimizer, self.scheduler, self.statistics = optimizer, scheduler, statistics
+        self.device = next(model.parameters()).device
+        narrow = self.device.type == "cuda" and not torch.cuda.is_bf16_supported()  # float16 needs its loss scaled
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=narrow)
+
+    def __call__(self, batch: tuple[Tensor, Tensor], seed: int, progress: float) -> dict[str, Tensor]:
+        """Learn from a batch; return its loss and the named values, on the device."""
+        inputs = prepare_images(batch[0], *self.statistics, self.device)
+        with seeded(seed), autocast(self.device):
+            loss, values = self.loss_function(self.model, inputs, batch[1].to(self.device), progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        return {"loss": loss.detach(), **values}
 
 
 def build_optimizer(model: nn.Module, head: Sequence[nn.Module], settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -80,7 +80,7 @@ def test_with_flip_a_mirrored_image_has_the_mirrored_probabilities():
 def test_the_loss_map_is_the_loss_of_each_pixel_and_0_where_ignored(pixel_loss):
     mask = np.random.default_rng(0).integers(0, 4, (37, 45)).astype(np.uint8)
     mask[:5] = 255
-    out = pixel_loss_map(point_model(), IMAGE, mask, pixel_loss=pixel_loss, statistics=STATISTICS)
+    out = pixel_loss_map(point_model(), IMAGE, mask, pixel_loss=pixel_loss, background_margin=0, statistics=STATISTICS)
     assert out.shape == mask.shape and out.dtype == np.float32
     assert not out[:5].any() and (out[5:] > 0).all()
     logits = logits_of(IMAGE)[0]
@@ -96,7 +96,20 @@ def test_the_loss_map_is_the_loss_of_each_pixel_and_0_where_ignored(pixel_loss):
 
 def test_a_label_beyond_the_model_is_refused():
     with pytest.raises(InputError, match="target: label 9"):
-        pixel_loss_map(point_model(), IMAGE, np.full((37, 45), 9), pixel_loss="ce", statistics=STATISTICS)
+        pixel_loss_map(point_model(), IMAGE, np.full((37, 45), 9), pixel_loss="ce", background_margin=0, statistics=STATISTICS)
+
+
+def test_the_background_margin_is_a_factor_on_the_backgrounds_odds():
+    mask = np.zeros((37, 45), np.uint8)
+    mask[:, 20:] = 2
+    plain = logits_of(IMAGE)[0].double()
+    odds = plain.softmax(0)
+    odds[0] *= 4  # in training the background counts as 4 times as likely as the model says
+    expected = -(odds / odds.sum(0)).log()
+    options = {"pixel_loss": "ce", "background_margin": np.log(4), "statistics": STATISTICS}
+    out = pixel_loss_map(point_model(), IMAGE, mask, **options)
+    np.testing.assert_allclose(out[:, :20], expected[0, :, :20], atol=1e-4)
+    np.testing.assert_allclose(out[:, 20:], expected[2, :, 20:], atol=1e-4)
 
 
 LOGITS = torch.tensor([[[[4.0, 4.0, 0.0]], [[0.0, 0.0, 4.0]]]])  # (1,2,1,3): the last pixel disagrees
@@ -105,12 +118,17 @@ LOW, HIGH = np.log1p(np.exp(-4.0)), 4 + np.log1p(np.exp(-4.0))  # losses of agre
 
 
 def step(progress, **changes):
-    p = Params(**{"pus": "clamp", "beta": 2.0, "kappa": 1.0, **changes})
+    p = Params(**{"pus": "clamp", "beta": 2.0, "kappa": 1.0, "seg_background_margin": 0, **changes})
     loss, values = SegmentationLoss(p)(lambda images: LOGITS, None, TARGET, progress)
     return float(loss), {name: float(value) for name, value in values.items()}
 
 
 MEAN = (2 * LOW + HIGH) / 3
+
+
+def test_training_learns_with_the_margin():
+    raised, _ = step(1.0, pus="none", seg_background_margin=float(np.log(4)))
+    assert raised == pytest.approx((2 * np.log1p(np.exp(-4.0) / 4) + np.log1p(np.exp(4.0) / 4)) / 3, abs=1e-5)
 
 
 @pytest.mark.parametrize(("progress", "acts"), [(0.0, False), (0.49, False), (0.5, True), (0.9, True)])

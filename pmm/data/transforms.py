@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 IGNORE = 255
 
@@ -45,6 +44,8 @@ def augment(
         Image (3,h,w) uint8 and mask (h,w) uint8 or None, at the crop's size; what lies outside the
         image is its mean colour and, in the mask, 255.
     """
+    from torchvision.transforms.v2 import functional as TF  # seconds to import: only where it works
+
     picture = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     target = None if mask is None else torch.from_numpy(mask.copy())[None]
     factor = float(np.exp(rng.uniform(*np.log(settings.scale))))
@@ -82,6 +83,8 @@ def random_crop(
 
 def jitter(picture: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     """Change brightness, contrast and saturation, each by a factor in [1 - strength, 1 + strength]."""
+    from torchvision.transforms.v2 import functional as TF
+
     brightness, contrast, saturation = 1 + strength * rng.uniform(-1, 1, 3)
     picture = TF.adjust_brightness(picture, brightness)
     return TF.adjust_saturation(TF.adjust_contrast(picture, contrast), saturation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -10,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multilabel_average_precision
 from tqdm.auto import tqdm
 
 from pmm.artifacts import Stage, located
@@ -21,6 +22,7 @@ from pmm.data.transforms import Augmentation
 from pmm.devices import place, prepare_images, seeded
 from pmm.models import CamClassifier, freeze, load_imagenet
 from pmm.stages.data import DataStages
+from pmm.threads import map_images
 from pmm.training import WEIGHTS, TrainingImages, TrainingSettings, fit, load_weights
 
 AUGMENTATIONS = {
@@ -69,19 +71,25 @@ class ClassifierStages(DataStages):
         freeze(model.backbone, p.cls_frozen_stages)
         return place(model, self.device)
 
-    @torch.inference_mode()
     def _average_precision(self, model: CamClassifier) -> dict[str, Any]:
         """Measure the classifier on the val images' labels, one image at a time."""
+        from torchmetrics.functional.classification import multilabel_average_precision  # seconds to import
+
         labelled = [i for i in self.val_ids if self.data.labels(i)]
         if not labelled:
             return {}
-        scores, targets = [], []
-        for image_id in tqdm(labelled, desc="average precision", unit="image"):
+
+        @torch.inference_mode()
+        def score(image_id: str) -> Tensor:
             picture = torch.from_numpy(self.data.image(image_id).transpose(2, 0, 1).copy())[None]
-            scores.append(model(prepare_images(picture, *self.statistics, self.device)).cpu())
-            targets.append(_multi_hot(self.data.labels(image_id), self.n_classes).long()[None])
+            return model(prepare_images(picture, *self.statistics, self.device)).cpu()
+
+        bar = tqdm(map_images(score, labelled), desc="average precision", total=len(labelled), unit="image")
+        scores, targets = list(bar), [_multi_hot(self.data.labels(i), self.n_classes).long()[None] for i in labelled]
         n = self.n_classes - 1
-        each = multilabel_average_precision(torch.cat(scores), torch.cat(targets), n, average=None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a class that no val image shows: left out below
+            each = multilabel_average_precision(torch.cat(scores), torch.cat(targets), n, average=None)
         seen = torch.cat(targets).any(0)
         named = {name: float(v) for name, v, s in zip(self.data.class_names[1:], each, seen, strict=True) if s}
         return {"val_map": float(np.mean(list(named.values()))), "val_ap": named, "val_images": len(labelled)}
@@ -92,11 +100,22 @@ class ClassifierStages(DataStages):
         with self.run.stage("cams", p.pick("cam_scales", "cam_flip"), [self.classifier()]) as stage:
             if not stage.reused:
                 model = self.load_classifier()
-                for image_id in tqdm(self.train_ids, desc="CAMs", unit="image"):
+
+                def save(image_id: str) -> None:
                     path = stage.folder / f"{image_id}.npz"
                     if not path.exists():
                         save_cams(path, self.data.labels(image_id), self.compute_cam(model, image_id))
+
+                bar = tqdm(map_images(save, self.train_ids), desc="CAMs", total=len(self.train_ids), unit="image")
+                deque(bar, maxlen=0)
+                self._warn_of_empty_cams(stage)
         return stage
+
+    def _warn_of_empty_cams(self, stage: Stage) -> None:
+        empty = sum(not load_cams(stage.folder / f"{i}.npz")[1].any() for i in self.train_ids)
+        stage.facts |= {"images": len(self.train_ids), "empty": empty}
+        if empty:
+            print(f"cams: {empty} of {len(self.train_ids)} images have an all-zero CAM; their masks will be background")
 
     def compute_cam(self, model: CamClassifier, image_id: str, scales: list[float] | None = None) -> np.ndarray:
         """Compute one image's CAM (C,H,W) float32 of the classes present; other scales on request."""

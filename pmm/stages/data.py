@@ -28,9 +28,13 @@ class DataStages:
         self.params = params
         self.device = choose_device(params.device)
         self.run = RunFolder(project_root() / params.runs_dir / params.run_name)
-        self.statistics = image_statistics(params.backbone)
         self.workers = params.workers or joblib.cpu_count()
         write_text(self.run.path / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
+
+    @cached_property
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation that the backbone expects of its images."""
+        return image_statistics(self.params.backbone)
 
     @cached_property
     def dataset_stage(self) -> Stage:

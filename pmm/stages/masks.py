@@ -23,7 +23,7 @@ class MaskStages(ClassifierStages):
         p = self.params
         kernel = p.pick("crf_gauss_sxy", "crf_bilateral_*")
         compat = p.crf_joint_gauss_compat if joint else p.crf_gauss_compat
-        settings = {name.removeprefix("crf_"): value for name, value in kernel.items()}
+        settings = {name.removeprefix("crf_"): value for name, value in kernel.items()} | {"engine": p.crf_engine}
         return CRFSettings(iterations=p.crf_iterations, gauss_compat=compat, **settings)
 
     def pseudo_masks(self, method: str) -> Stage:
@@ -42,7 +42,9 @@ class MaskStages(ClassifierStages):
         with self.run.stage(f"masks/{method}", settings, [cams]) as stage:
             if not stage.reused:
                 where = (self.train_ids, self.data, cams.folder, stage.folder)
-                mask_files.write_pseudo_masks(make, *where, workers=self.workers, title=f"{method} masks")
+                mask_files.write_pseudo_masks(
+                    make, *where, workers=self.workers, title=f"{method} masks", engine=crf.engine
+                )
                 stage.facts |= self._score(stage.folder)
         return stage
 
@@ -55,7 +57,7 @@ class MaskStages(ClassifierStages):
 
     def _score(self, folder: Path) -> dict[str, Any]:
         read = partial(mask_files.read_pseudo_mask, folder, n_classes=self.n_classes)
-        return mask_files.score_masks(self.data, self.train_ids, read)
+        return mask_files.score_masks(self.data, self.train_ids, read, f"score {folder.name}")
 
     def _mask_stage(self, masks: str) -> Stage:
         if masks == "exact":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -23,6 +23,7 @@ from pmm.models import create_segmenter, freeze
 from pmm.params import Params, check_params
 from pmm.segmentation import SegmentationLoss, class_probabilities, pixel_loss_map
 from pmm.stages.masks import MaskStages
+from pmm.threads import map_images
 from pmm.training import LOG, WEIGHTS, TrainingImages, TrainingSettings, fit, load_weights, read_log
 
 
@@ -100,12 +101,11 @@ class SegmenterStages(MaskStages):
         p = check_params({**self.params.model_dump(), **record.settings, "seg_masks": self.params.seg_masks}, name)
         return load_weights(self._new_segmenter(p, pretrained=False), record.folder / WEIGHTS)
 
-    @torch.inference_mode()
     def _score_val(self, model: nn.Module) -> dict[str, Any]:
         def predict(image_id: str) -> np.ndarray:
             return self._refine(image_id, self._probabilities(model, image_id)).argmax(0).astype(np.uint8)
 
-        return mask_files.score_masks(self.data, tqdm(self.val_ids, desc="val", unit="image"), predict)
+        return mask_files.score_masks(self.data, self.val_ids, predict, "val")
 
     def _probabilities(self, model: nn.Module, image_id: str, scales: list[float] | None = None) -> np.ndarray:
         options = {"scales": scales or self.params.seg_scales, "flip": self.params.seg_flip}
@@ -127,8 +127,9 @@ class SegmenterStages(MaskStages):
     def loss_map(self, name: str, image_id: str, masks: str) -> np.ndarray:
         """Compute a trained model's per-pixel loss (H,W) float32 on an image against its training mask."""
         model, mask = self._kept_segmenter(name), self.pseudo_mask(masks, image_id)
-        options = {"pixel_loss": self.params.pixel_loss, "statistics": self.statistics}
-        return pixel_loss_map(model, self.data.image(image_id), mask, **options)
+        p = self.params
+        options = {"pixel_loss": p.pixel_loss, "background_margin": p.seg_background_margin}
+        return pixel_loss_map(model, self.data.image(image_id), mask, **options, statistics=self.statistics)
 
     def log(self, stage_name: str) -> dict[str, list[float]]:
         """Read a training's log: epoch, loss, lr and, for segmenters, gate_open and over_kappa."""
@@ -159,10 +160,15 @@ class SegmenterStages(MaskStages):
             settings |= p.pick("crf_*")
         with self.run.stage(f"masks/cyclic{round_}", settings, [trained]) as stage:
             if not stage.reused:
-                for image_id in tqdm(self.train_ids, desc=f"cyclic masks {round_}", unit="image"):
+                self._kept_segmenter(teacher)  # loaded once, before the threads ask for it
+
+                def write(image_id: str) -> None:
                     path = stage.folder / f"{image_id}.png"
                     if not path.exists():
                         write_mask(path, self.cyclic_mask(teacher, image_id))
+
+                done = map_images(write, self.train_ids)
+                deque(tqdm(done, desc=stage.name, total=len(self.train_ids), unit="image"), maxlen=0)
                 stage.facts |= self._score(stage.folder)
         return stage
 
