@@ -27,7 +27,7 @@ import pmm
 from pmm.errors import InputError
 
 STAGE_FILE = ".stage.json"
-RECORDED_PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "pydensecrf2")
+RECORDED_PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "numba")
 
 
 def project_root() -> Path:

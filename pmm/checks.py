@@ -27,7 +27,7 @@ Check = Callable[[], str]
 def all_checks(params: Params) -> Iterator[tuple[str, Check]]:
     """Yield (name, check) in the order in which they are best read; those of the splits need the data set."""
     yield "device", partial(check_device, params)
-    yield "dense CRF", check_crf
+    yield "dense CRF", partial(check_crf, params)
     yield "backbone", partial(check_backbone, params)
     yield "segmentation model", partial(check_segmenter, params)
     if params.dataset == "scenes":
@@ -50,13 +50,14 @@ def check_device(params: Params) -> str:
     return str(choose_device(params.device))
 
 
-def check_crf() -> str:
-    """Check that pydensecrf imports and refines a small image."""
-    from pmm.crf import DenseCRF
+def check_crf(params: Params) -> str:
+    """Check that the CRF's engine is there and refines a small image."""
+    from pmm.crf import CRFSettings, DenseCRF
 
     probabilities = np.full((2, 16, 16), 0.5, dtype=np.float32)
-    DenseCRF(np.zeros((16, 16, 3), dtype=np.uint8)).posterior(probabilities)
-    return "pydensecrf works"
+    settings = CRFSettings(engine=params.crf_engine)
+    DenseCRF(np.zeros((16, 16, 3), dtype=np.uint8), settings).posterior(probabilities)
+    return f"{params.crf_engine} works"
 
 
 def check_backbone(params: Params) -> str:

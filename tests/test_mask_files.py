@@ -115,9 +115,9 @@ def test_scores_count_only_images_with_an_exact_mask(tmp_path):
     exact = np.array([[0, 0, 1, 1]], np.uint8)
     guess = {"a": np.array([[0, 1, 1, 1]], np.uint8), "b": np.array([[0, 0, 1, 255]], np.uint8)}
     data = Data(tmp_path, {"a": exact, "b": exact})
-    facts = score_masks(data, ["a", "x", "b"], guess.__getitem__)
+    facts = score_masks(data, ["a", "x", "b"], guess.__getitem__, "score")
     # background: 3 hits, 1 missed, none wrong; cat: 3 hits, 1 missed (no answer), 1 wrong
     assert facts["images"] == 2 and facts["iou"]["background"] == pytest.approx(3 / 4)
     assert facts["iou"]["cat"] == pytest.approx(3 / 5) and facts["miou"] == pytest.approx((3 / 4 + 3 / 5) / 2)
     assert facts["pixel_accuracy"] == pytest.approx(6 / 8)
-    assert score_masks(data, ["x"], guess.__getitem__) == {}
+    assert score_masks(data, ["x"], guess.__getitem__, "score") == {}

@@ -21,7 +21,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 OPTIONAL = PROJECT["optional-dependencies"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-OPTIONAL_IMPORTS = {"pycocotools"}  # imported where needed, with a message of its own
+OPTIONAL_IMPORTS = {"pycocotools", "pydensecrf"}  # imported where needed, with a message of its own
 
 
 def normal(name):
@@ -49,8 +49,8 @@ def test_python_versions_agree(environment):
 
 
 def test_make_installs_extras_that_exist():
-    extras = re.search(r'-e "\.\[(.+)\]"', MAKEFILE)[1].split(",")
-    assert set(extras) == set(OPTIONAL)
+    needed, reference = re.findall(r'-e "\.\[(.+)\]"', MAKEFILE)
+    assert {*needed.split(","), reference} == set(OPTIONAL)
 
 
 def test_every_import_of_the_package_is_declared():
@@ -75,7 +75,8 @@ def test_every_package_folder_and_data_file_is_shipped():
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == folders
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["pmm"]
     shipped = {path for pattern in patterns for path in (ROOT / "pmm").glob(pattern) if path.is_file()}
-    others = {p for p in (ROOT / "pmm").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    others = {p for p in (ROOT / "pmm").rglob("*") if p.is_file() and p.suffix != ".py"}
+    others = {p for p in others if "__pycache__" not in p.parts}
     assert others == shipped
 
 

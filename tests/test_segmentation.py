@@ -96,7 +96,8 @@ def test_the_loss_map_is_the_loss_of_each_pixel_and_0_where_ignored(pixel_loss):
 
 def test_a_label_beyond_the_model_is_refused():
     with pytest.raises(InputError, match="target: label 9"):
-        pixel_loss_map(point_model(), IMAGE, np.full((37, 45), 9), pixel_loss="ce", background_margin=0, statistics=STATISTICS)
+        options = {"pixel_loss": "ce", "background_margin": 0, "statistics": STATISTICS}
+        pixel_loss_map(point_model(), IMAGE, np.full((37, 45), 9), **options)
 
 
 def test_the_background_margin_is_a_factor_on_the_backgrounds_odds():
