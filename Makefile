@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTHON_VERSIONS := 3.10 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test test-all lint lab clean
+.PHONY: help demo smoke test test-all bench lint lab clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: $(STAMP) ## run the tests that take seconds
 
 test-all: $(STAMP) ## run all tests, the slow ones too
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+bench: $(STAMP) ## measure speed and memory; writes results/benchmarks.json (20 minutes on 2 quiet cores)
+	$(BIN)/python tests/benchmarks/bench.py
 
 lint: $(STAMP) ## check style
 	$(BIN)/ruff check .

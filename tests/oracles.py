@@ -185,3 +185,61 @@ def iou_per_class(target, prediction, n_classes):
                 union += truth == k or answer == k
         out.append(hit / union if union else math.nan)
     return out
+
+
+def lattice_filter(features, values):
+    """Filter values (N,) at points (N,d) on a permutohedral lattice of dictionaries, symmetrically normalised.
+
+    Written from Adams et al. 2010: elevate onto the plane of sum 0, find the enclosing simplex by rounding and
+    sorting, splat with barycentric weights, blur along each direction with (1/2, 1, 1/2), slice.
+    """
+    points = np.asarray(features, np.float64)
+    n, d = points.shape
+    corners = [_simplex(point, d) for point in points]
+
+    def smooth(signal):
+        table = {}
+        for value, simplex in zip(signal, corners, strict=True):
+            for vertex, weight in simplex:
+                table[vertex] = table.get(vertex, 0.0) + weight * value
+        for direction in range(d + 1):
+            step = np.full(d + 1, -1)
+            step[direction] = d
+            blurred = {}
+            for vertex, value in table.items():
+                ahead, behind = (tuple(np.array(vertex) + sign * step) for sign in (1, -1))
+                blurred[vertex] = value + 0.5 * (table.get(ahead, 0.0) + table.get(behind, 0.0))
+            table = blurred
+        scale = 1 / (1 + 2.0**-d)
+        return np.array([scale * sum(w * table[v] for v, w in simplex) for simplex in corners])
+
+    norm = 1 / np.sqrt(smooth(np.ones(n)))
+    return norm * smooth(norm * np.asarray(values, np.float64))
+
+
+def _simplex(point, d):
+    """The d + 1 vertices around a point, each with its barycentric weight."""
+    spread = np.sqrt(2 / 3) * (d + 1)
+    basis = np.zeros((d + 1, d))  # column i: i + 1 ones, then -(i + 1), of length 1 before spreading
+    for i in range(d):
+        basis[: i + 1, i], basis[i + 1, i] = 1, -(i + 1)
+        basis[:, i] *= spread / np.sqrt((i + 1) * (i + 2))
+    elevated = basis @ point
+    nearest = np.round(elevated / (d + 1)).astype(int) * (d + 1)
+    order = np.argsort(-(elevated - nearest), kind="stable")
+    excess = nearest.sum() // (d + 1)
+    if excess > 0:  # too far along: step back where the rounding up was largest
+        nearest[order[len(order) - excess :]] -= d + 1
+    elif excess < 0:
+        nearest[order[:-excess]] += d + 1
+    offset = (elevated - nearest) / (d + 1)
+    order = np.argsort(-offset, kind="stable")
+    ranked = offset[order]
+    weights = [1 - ranked[0] + ranked[-1], *(ranked[i - 1] - ranked[i] for i in range(d, 0, -1))]
+    # the vertex of colour r: r everywhere, but r - (d + 1) at the r coordinates of smallest remainder
+    vertices = []
+    for r in range(d + 1):
+        key = nearest + r
+        key[order[d + 1 - r :]] -= d + 1
+        vertices.append(tuple(key))
+    return list(zip(vertices, weights, strict=True))
