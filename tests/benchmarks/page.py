@@ -57,7 +57,8 @@ def _ppmg(rows: list[dict[str, Any]]) -> str:
 def _rate(found: dict[str, Any]) -> str:
     return (
         f"## Many images: masks a second\n\n{found['images']} images of 500x375 with 1 to 3 classes, "
-        f"{found['workers']} cores: threads with the lattice {found['ours']} a second, a process pool with the recipe {found['recipe']}: "
+        f"{found['workers']} cores: threads with the lattice {found['ours']} a second, "
+        f"a process pool with the recipe {found['recipe']}: "
         f"{found['ratio']} times as many.\n"
     )
 
