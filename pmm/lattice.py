@@ -29,7 +29,7 @@ class Lattice:
     """Where each pixel lies between the vertices, and which vertices are neighbours.
 
     Attributes:
-        vertices: (N, d + 1) int32, the vertices of each pixel's simplex.
+        vertices: (N, d + 1) uint16, or int32 where there are too many for it: the vertices of each pixel's simplex.
         weights: (N, d + 1) float32, its barycentric weights times the normalisation D^-1/2.
         neighbours: (d + 1, M, 2) int32, both neighbours of each vertex along each direction; M stands for none.
         ranges: (STRIPES, 2) int64, first and last + 1 of the vertices that each stripe of pixels touches.
@@ -86,6 +86,8 @@ def build_lattice(features: np.ndarray, threads: int) -> Lattice:
     neighbours = np.empty((d + 1, count, 2), np.int32)
     run_parallel(threads, lambda j: _find_neighbours(table, keys[:count], d, j, neighbours[j]), list(range(d + 1)))
     ranges = np.array([(n.min(), n.max() + 1) if len(n) else (0, 0) for n in renumbered])
+    if count <= 1 << 16:  # a pass over the pixels is bound by what it reads
+        vertices = vertices.astype(np.uint16)
     lattice = Lattice(vertices, weights, neighbours, ranges)
     _normalize(vertices, weights, neighbours, lattice.blur_scale)
     return lattice

@@ -16,7 +16,7 @@ from typing import Any
 
 import joblib
 import numpy as np
-from measure import exponent, interleave, own_peak_mib, peak_mib, ratios, spread
+from measure import exponent, interleave, job_memory, ratios, spread
 from page import page
 from recipe import DEMO, RecipeCRF, blobs, photograph
 from where import where_time_goes
@@ -24,7 +24,7 @@ from where import where_time_goes
 from pmm.artifacts import environment, project_root, write_text
 from pmm.crf import DenseCRF
 from pmm.pseudo_mask import ppmg
-from pmm.threads import available_threads, limit_threads
+from pmm.threads import limit_threads
 
 SIZES = ((320, 240), (500, 375))
 ALL_CORES, ONE_THREAD = "all cores", "one thread"
@@ -188,38 +188,41 @@ def training_rate(rounds: int) -> dict[str, Any]:
     doubting = {kind: SegmentationLoss(Params(pus=kind, beta=100.0, kappa=0.5)) for kind in ("clamp", "pow", "ignore")}
     contenders = {"ce": partial(step, plain)} | {kind: partial(step, loss) for kind, loss in doubting.items()}
     seconds = interleave({**contenders, "load": load}, rounds)
-    cost = {kind: spread(100 * (seconds[kind] / seconds["ce"] - 1), 1) for kind in doubting}
+    leaf = torch.randn(len(images), 10, *p.seg_crop, requires_grad=True)
+
+    def loss_alone(loss: SegmentationLoss) -> None:
+        loss(lambda _: leaf, inputs, targets, 1.0)[0].backward()
+        leaf.grad = None
+
+    alone = interleave(
+        {"ce": partial(loss_alone, plain)} | {k: partial(loss_alone, v) for k, v in doubting.items()}, 20
+    )
+    step_seconds = float(np.median(seconds["ce"]))  # a step is too long to tell by its own spread what a loss costs
+    cost = {kind: spread(100 * (alone[kind] - alone["ce"]) / step_seconds, 2) for kind in doubting}
     rates = {f"{kind}, images/s": round(len(images) / float(np.median(seconds[kind])), 2) for kind in contenders}
     return {**rates, "cost of PUS, %": cost, "loading, % of a step": spread(100 * seconds["load"] / seconds["ce"], 1)}
 
 
-def memory() -> dict[str, Any]:
-    """(f) Peak memory of ten masks of three classes at 500x375, each way in a process of its own, and of (d), (e)."""
-    recipe, ours, threads = peak_mib("recipe"), peak_mib("ours"), peak_mib("threads")
-    per_worker = round(threads["peak"] / joblib.cpu_count(), 1)
-    return {
-        "recipe, one process": recipe,
-        "ours, one thread": ours,
-        "ours, all threads": threads,
-        "per worker, MiB": {"recipe": recipe["peak"], "ours": per_worker},
-        "ratio": round(per_worker / recipe["peak"], 2),
-    }
+def memory(n_images: int) -> list[dict[str, Any]]:
+    """(f) Memory of many masks, parent and workers together, each way in a program of its own."""
+    rows = []
+    for workers in (2, 4, 8):
+        found = {who: job_memory(who, n_images, workers) for who in ("recipe", "ours")}
+        rows.append({"workers": workers, **found, "ratio": round(found["ours"]["peak"] / found["recipe"]["peak"], 2)})
+    return rows
 
 
-def run_for_memory(which: str) -> None:
-    """Do the work of `memory` in this process and print its memory."""
-    image, cam = photograph(0, *SIZES[1]), blobs(0, 3, *SIZES[1])
+def run_for_memory(which: str, n_images: int, workers: int) -> None:
+    """Make masks on some workers, as `masks_per_second` does, for somebody who watches the memory."""
+    width, height = SIZES[1]
+    jobs = ((photograph(i % 5, width, height), blobs(i, 1 + i % 3, width, height)) for i in range(n_images))
+    print("ready", flush=True)
+    sys.stdin.readline()
     if which == "recipe":
-        import pydensecrf.densecrf  # noqa: F401
+        joblib.Parallel(n_jobs=workers)(joblib.delayed(recipe_mask)(*job) for job in jobs)
     else:
-        our_mask(image[:32, :32], cam[:, :32, :32])  # compiled
-    before = own_peak_mib()
-    n = available_threads() if which == "threads" else 1
-    make = recipe_mask if which == "recipe" else our_mask
-    joblib.Parallel(n_jobs=n, prefer="threads")(
-        joblib.delayed(one_thread)(partial(make, image, cam)) for _ in range(10)
-    )
-    print(before, own_peak_mib())
+        work = (joblib.delayed(one_thread)(partial(our_mask, *job)) for job in jobs)
+        joblib.Parallel(n_jobs=workers, prefer="threads")(work)
 
 
 def growth(rounds: int) -> dict[str, Any]:
@@ -246,7 +249,7 @@ PARTS: dict[str, Callable[[bool], Any]] = {
     "c_slider_step": lambda quick: slider_step(5 if quick else 60),
     "d_cam_rate": lambda quick: cam_rate(2 if quick else 12),
     "e_training_rate": lambda quick: training_rate(1 if quick else 15),
-    "f_memory": lambda quick: memory(),
+    "f_memory": lambda quick: memory(6 if quick else 40),
     "g_growth": lambda quick: growth(1 if quick else 5),
     "h_where_time_goes": lambda quick: where_time_goes(2 if quick else 15),
 }
@@ -259,10 +262,10 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="few rounds, to see that it runs; writes to a scratch file"
     )
-    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
-        run_for_memory(arguments.memory)
+        run_for_memory(arguments.memory[0], *map(int, arguments.memory[1:]))
         return
     folder = Path(tempfile.mkdtemp()) if arguments.quick else project_root() / "results"
     path = folder / "benchmarks.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 HERE = Path(__file__).parent
 
@@ -44,14 +44,29 @@ def exponent(sizes: list[float], seconds: list[float]) -> float:
     return round(float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0]), 2)
 
 
-def peak_mib(work: str, *arguments: str) -> dict[str, float]:
-    """Run `bench.py --memory WORK` in a process of its own; MiB before and at the peak of the work."""
+def job_memory(work: str, n_images: int, workers: int) -> dict[str, float]:
+    """Run `bench.py --memory WORK N WORKERS` and watch it: MiB of the program and its children, shared pages counted once."""
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    command = [sys.executable, str(HERE / "bench.py"), "--memory", work, *arguments]
-    before, peak = subprocess.check_output(command, text=True, env=environment).split()[-2:]
-    return {"before": float(before), "peak": float(peak), "work": round(float(peak) - float(before), 1)}
+    command = [sys.executable, str(HERE / "bench.py"), "--memory", work, str(n_images), str(workers)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen(command, **pipes) as job:
+        job.stdout.readline()
+        rest = peak = _tree_mib(job.pid)
+        job.stdin.write("\n")
+        job.stdin.flush()
+        while job.poll() is None:
+            peak = max(peak, _tree_mib(job.pid))
+            time.sleep(0.05)
+    return {"rest": rest, "peak": peak}
 
 
-def own_peak_mib() -> float:
-    """Return the largest resident memory of this process so far."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+def _tree_mib(pid: int) -> float:
+    total = 0
+    try:
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            full = process.memory_full_info()
+            total += getattr(full, "pss", full.uss)
+    except psutil.Error:
+        pass  # it has just ended
+    return round(total / 2**20, 1)

@@ -14,9 +14,9 @@ kernel, 10 iterations. *Ours* is `crf_engine: lattice`. Photographs are sample s
 """
 
 LIMIT = """
-The lattices' vertices and weights are what a pass must read: 72 bytes a pixel. A copy of a large array reaches
-{copy} GB/s here on one thread, so the last column says how far a pass is from what the memory could carry. It is not
-bound by memory: each pixel gathers from and adds to nine places of small tables, which lie in the caches, and so many
+A pass reads the lattices' vertices and weights, 54 bytes a pixel, and the logits. A copy of a large array reaches
+{copy} GB/s here on one thread; the last column says how near a pass comes to that. To slice alone is near what the
+memory gives. With the splat, each pixel also adds to nine places of small tables that lie in the caches, and these
 dependent loads and stores set the pace. The blur touches the tables alone.
 """
 
@@ -82,7 +82,8 @@ def _cams(found: dict[str, Any]) -> str:
 def _training(found: dict[str, Any]) -> str:
     cells = [(kind, found[f"{kind}, images/s"], "" if kind == "ce" else _percent(found["cost of PUS, %"][kind]))
              for kind in ("ce", "clamp", "pow", "ignore")]  # fmt: skip
-    note = f"Loading a batch takes {_percent(found['loading, % of a step'])} of a step, on a thread beside it.\n"
+    note = "The cost is that of the loss, forward and backward, as a share of a whole step. "
+    note += f"Loading a batch takes {_percent(found['loading, % of a step'])} of a step, on a thread beside it.\n"
     return "## A training step\n\n" + table(("loss", "images/s", "cost over cross-entropy"), cells) + "\n" + note
 
 
@@ -90,12 +91,12 @@ def _percent(value: dict[str, float]) -> str:
     return f"{value['median']:g} % ({value['q1']:g} to {value['q3']:g})"
 
 
-def _memory(found: dict[str, Any]) -> str:
-    rows = [(name, found[name]["before"], found[name]["peak"]) for name in found if isinstance(found[name], dict)
-            and "peak" in found[name]]  # fmt: skip
-    each = found["per worker, MiB"]
-    note = f"\nFor each worker: {each['ours']:g} against {each['recipe']:g} MiB, {found['ratio']:g} of the recipe's.\n"
-    return "## Memory: ten masks of three classes at 500x375, MiB\n\n" + table(("who", "at rest", "peak"), rows) + note
+def _memory(rows: list[dict[str, Any]]) -> str:
+    cells = [(r["workers"], r["ours"]["rest"], r["recipe"]["peak"], r["ours"]["peak"], r["ratio"]) for r in rows]
+    columns = ("workers", "at rest", "recipe, peak", "ours, peak", "ours / recipe")
+    title = "## Memory: many masks at 500x375, MiB, parent and workers together\n\n"
+    note = "\nThe recipe's workers are processes, ours are threads of one, which share what numba takes once.\n"
+    return title + table(columns, cells) + note
 
 
 def _growth(found: dict[str, Any]) -> str:
