@@ -48,12 +48,12 @@ def test_filtering_agrees_with_the_slow_lattice(d, reach):
     assert lattice.vertices.max() + 1 == lattice.n_vertices
 
 
-@pytest.mark.parametrize("d", [2, 5])
-def test_the_table_of_vertices_grows(d):
+@pytest.mark.parametrize(("d", "n", "dtype"), [(2, 3000, np.uint16), (5, 3000, np.uint16), (5, 12000, np.int32)])
+def test_the_table_of_vertices_grows(d, n, dtype):
     rng = np.random.default_rng(0)
-    features = (rng.random((3000, d)) * 500).astype(np.float32)  # nearly every point in a simplex of its own
+    features = (rng.random((n, d)) * 500).astype(np.float32)  # nearly every point in a simplex of its own
     lattice = build_lattice(features, threads=1)
-    assert lattice.n_vertices > 8000
+    assert lattice.n_vertices > 2.5 * n and lattice.vertices.dtype == dtype
     assert len(np.unique(lattice.vertices)) == lattice.n_vertices
     assert lattice.neighbours.min() >= 0 and lattice.neighbours.max() == lattice.n_vertices
 

@@ -45,7 +45,7 @@ def exponent(sizes: list[float], seconds: list[float]) -> float:
 
 
 def job_memory(work: str, n_images: int, workers: int) -> dict[str, float]:
-    """Run `bench.py --memory WORK N WORKERS` and watch it: MiB of the program and its children, shared pages counted once."""
+    """Run `bench.py --memory WORK N WORKERS`, watch it and its children: MiB, shared pages counted once."""
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     command = [sys.executable, str(HERE / "bench.py"), "--memory", work, str(n_images), str(workers)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
