@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pmm.ablations import verdict
+from pmm.ablations import differences, verdict
 from pmm.mask_grid import class_table, own_of, pick, table
 from pmm.training_grids import augment_gains, cyclic_lines
 
@@ -23,8 +23,8 @@ def smoothing_sentence(results: Mapping[str, Any]) -> str:
     row, column = np.unravel_index(np.nanargmax(miou), miou.shape)
     return (
         f"s = {own['s']:g} is better than s = 0 at {int((gain > EVEN).sum())} of {len(alphas)} values of alpha "
-        f"({_points(gain[alphas.index(own['alpha'])])} at the run's alpha = {own['alpha']:g}); in hindsight the grid is "
-        f"highest at s = {s[row]:g}, alpha = {alphas[column]:g} with {miou[row, column]:.1%}, "
+        f"({_points(gain[alphas.index(own['alpha'])])} at the run's alpha = {own['alpha']:g}); in hindsight the "
+        f"grid is highest at s = {s[row]:g}, alpha = {alphas[column]:g} with {miou[row, column]:.1%}, "
         f"and with s = 0 its best is {np.nanmax(miou[s.index(0.0)]):.1%}."
     )
 
@@ -46,8 +46,8 @@ def background_sentence(alphas: Sequence[float], shares: Sequence[float], result
     cells = pick(results, alpha="any")
     cells = sorted(cells, key=lambda cell: cell["alpha"])
     return (
-        f"From alpha = {alphas[0]:g} to {alphas[-1]:g} eq. 2 alone gives {shares[0]:.0%} and then {shares[-1]:.0%} of the "
-        f"pixels to the background; in the masks of PPMG it is {cells[0]['background']:.0%} at alpha = "
+        f"From alpha = {alphas[0]:g} to {alphas[-1]:g} eq. 2 alone gives {shares[0]:.0%} and then {shares[-1]:.0%} of "
+        f"the pixels to the background; in the masks of PPMG it is {cells[0]['background']:.0%} at alpha = "
         f"{cells[0]['alpha']:g} and {cells[-1]['background']:.0%} at {cells[-1]['alpha']:g}."
     )
 
@@ -56,10 +56,11 @@ def threshold_sentence(results: Mapping[str, Any]) -> str:
     """Say how far mIoU moves over t, for each variant."""
     variants, t, miou = table(results, "variant", "t")
     parts = [
-        f"{np.nanmax(row) - np.nanmin(row):.1%} in the variant {name}, highest at t = {t[int(np.nanargmax(row))]:g}"
+        f"{100 * (np.nanmax(row) - np.nanmin(row)):.1f} points in the variant {name}, "
+        f"highest at t = {t[int(np.nanargmax(row))]:g}"
         for name, row in zip(variants, miou, strict=True)
     ]
-    return f"From t = {t[0]:g} to {t[-1]:g} mIoU spans {' and '.join(parts)}.".replace("%", " points")
+    return f"From t = {t[0]:g} to {t[-1]:g} mIoU spans {' and '.join(parts)}."
 
 
 def variant_sentence(results: Mapping[str, Any]) -> str:
@@ -83,7 +84,7 @@ def crf_sentence(results: Mapping[str, Any]) -> str:
 
 def augment_sentence(results: Mapping[str, Any], alpha: float) -> str:
     """Say whether the gain of CVS is larger with strong augmentation than with weak, seed by seed."""
-    gains = augment_gains(dict(results))
+    gains = augment_gains(results)
     at = {
         name: {seed: dict(zip(*line, strict=True))[alpha] for seed, line in lines.items() if alpha in line[0]}
         for name, lines in gains.items()
@@ -102,17 +103,32 @@ def augment_sentence(results: Mapping[str, Any], alpha: float) -> str:
     )
 
 
+def pus_sentence(results: Mapping[str, Any]) -> str:
+    """Count for each kind of masks how many losses gain, lose or do neither against cross-entropy."""
+    found = differences(results)
+    parts = []
+    for masks in dict.fromkeys(d["masks"] for d in found):
+        lines = [d for d in found if d["masks"] == masks]
+        words = [verdict(d) for d in lines]
+        best = max(lines, key=lambda d: d["mean"])
+        parts.append(
+            f"{masks} masks: of {len(lines)} settings {words.count('gains')} gain, {words.count('loses')} lose, "
+            f"largest mean {_points(best['mean'])} ({best['title']})"
+        )
+    return f"{'; '.join(parts)}." if parts else "No setting has cross-entropy on the same masks beside it."
+
+
 def cyclic_sentence(results: Mapping[str, Any], what: str) -> str:
     """Say how the last round stands to round 0, with and without the filter, seed by seed."""
-    parts = []
-    for filtered, (rounds, values) in cyclic_lines(dict(results), what).items():
-        change = [last - first for first, last in zip(values[0], values[-1], strict=True)]
+    parts, lines = [], cyclic_lines(results, what)
+    for filtered, (_, values) in lines.items():
+        change = [(last - first) / 100 for first, last in zip(values[0], values[-1], strict=True)]
         facts = {"mean": statistics.fmean(change), "better": sum(c > 0 for c in change), "seeds": len(change)}
         word = verdict(facts | {"spread": statistics.stdev(change) if len(change) > 1 else None})
         name = "filtered by the labels" if filtered else "not filtered"
         parts.append(f"{name} {_points(facts['mean'])}, better in {facts['better']} of {len(change)} seeds ({word})")
     label = {"masks": "masks, train", "model": "models, val"}[what]
-    return f"{label}: round {rounds[-1]} against round 0, {'; '.join(parts)}."
+    return f"{label}: round {lines[True][0][-1]} against round 0, {'; '.join(parts)}."
 
 
 def _points(difference: float) -> str:

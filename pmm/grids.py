@@ -111,6 +111,27 @@ def origin(results: Mapping[str, Any] | None, name: str) -> str:
     return f"results/{name}.json: {results['manifest'].get('data', 'data not recorded')}."
 
 
+def section(results: Mapping[str, Any], title: str, columns: Mapping[str, str], note: str = "") -> dict[str, Any]:
+    """Return a grid as a section of metrics.json.
+
+    Args:
+        results: as `gather` returned.
+        title: of the table.
+        columns: key of a cell -> heading; shares are shown as per cent, settings as they are.
+        note: what a reader must know.
+    """
+    shares = {"miou", "masks", "model", "val_map", "background", "c_v"}
+    rows = [[cell[key] if key in shares else _spelled(cell[key]) for key in columns] for cell in results["cells"]]
+    data = results["manifest"].get("data", "")
+    return {"title": title, "data": data, "columns": list(columns.values()), "rows": rows, "note": note}
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
 def seeds_of(experiment: Any) -> list[int]:
     """Return the run's `ablation_seeds`.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from pmm.grids import CellStore, gather
+from pmm.grids import CellStore, gather, section
 from pmm.metrics import iou_per_class, mean_iou
 from pmm.params import Params
 from pmm.pseudo_mask import background_score, ppmg
@@ -79,7 +79,7 @@ def run_mask_grid(
     ids = judged_ids(experiment, count or params.ablation_scenes)
     cells = plan(params) if cells is None else list(cells)
     store = CellStore(experiment.run.path / "ablation" / "masks.json")
-    inputs = {"cams": experiment.cams().fingerprint, "ids": ids, "crf": asdict(experiment.crf_settings())}
+    inputs = {"cams": experiment.cams().fingerprint, "ids": ids, "kernels": asdict(experiment.crf_settings())}
     done = []
     for cell in tqdm(cells, desc="mask grid", unit="cell"):
         key = {**asdict(cell), **inputs}
@@ -163,26 +163,23 @@ def class_table(results: Mapping[str, Any], axis: str) -> tuple[list[str], list[
     return names, [cell[axis] for cell in cells], values
 
 
-def curves(results: Mapping[str, Any], axis: str, lines: str, unit: str = "") -> list[dict[str, Any]]:
-    """Return one curve of mIoU over `axis` for each value of `lines`, as `figures.masks.sweep_figure` wants them."""
+def curves(results: Mapping[str, Any], axis: str, lines: str) -> dict[str, tuple[list[Any], list[float]]]:
+    """Return one curve of mIoU in per cent over `axis` for each value of `lines`, everything else being the run's."""
     names, values, miou = table(results, lines, axis)
     shown = [f"{name:g}" if isinstance(name, int | float) else str(name) for name in names]
-    return [
-        {"method": f"{unit or lines} = {name}", "parameter": axis, "values": values, "miou": row.tolist()}
-        for name, row in zip(shown, miou, strict=True)
-    ]
+    return {f"{lines} = {name}": (values, (100 * row).tolist()) for name, row in zip(shown, miou, strict=True)}
 
 
-def metrics_section(results: Mapping[str, Any]) -> dict[str, Any]:
+def curve(results: Mapping[str, Any], axis: str, what: str = "miou") -> tuple[list[Any], list[float]]:
+    """Return one number of the cells in per cent over `axis`, everything else being the run's own."""
+    cells = sorted(pick(results, **{axis: "any"}), key=lambda cell: cell[axis])
+    return [cell[axis] for cell in cells], [100 * _known(cell[what]) for cell in cells]
+
+
+def metrics_section(results: Mapping[str, Any], title: str) -> dict[str, Any]:
     """Return the grid as a section of metrics.json."""
-    rows = [[*(c[axis] for axis in AXES), c["miou"], c["background"]] for c in results["cells"]]
-    return {
-        "title": "Pseudo-masks over s, alpha, t, variant and strength of the CRF",
-        "data": results["manifest"]["data"],
-        "columns": ["s", "alpha", "t", "variant", "CRF strength", "mIoU", "background"],
-        "rows": [[f"{v:g}" if isinstance(v, float) and n < 5 else v for n, v in enumerate(row)] for row in rows],
-        "note": "To look at: a grid judged by ground truth chooses nothing.",
-    }
+    columns = {**dict(zip(AXES, AXES, strict=True)), "crf": "CRF strength", "miou": "mIoU", "background": "background"}
+    return section(results, title, columns, "To look at: a grid judged by ground truth chooses nothing.")
 
 
 def _known(value: float | None) -> float:

@@ -5,12 +5,12 @@ Each training is a stage of the run, so a finished one is reused and an interrup
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pmm.ablations import RUN_BETA_KAPPA, SETTINGS, Setting, pus_changes
+from pmm.ablations import RUN_BETA_KAPPA, SETTINGS, Setting, differences, pus_changes
 from pmm.grids import gather, seeds_of
 from pmm.mask_grid import axes, own_cell, run_mask_grid
 from pmm.params import check_params
@@ -150,8 +150,8 @@ def _val(stage: Any) -> float | None:
     return stage.facts.get("val", {}).get("miou")
 
 
-def cyclic_lines(results: dict[str, Any], what: str) -> dict[bool, tuple[list[int], list[list[float]]]]:
-    """Gather one number over the rounds: filtered -> (rounds, one list of seeds' values a round).
+def cyclic_lines(results: Mapping[str, Any], what: str) -> dict[bool, tuple[list[int], list[list[float]]]]:
+    """Gather one number in per cent over the rounds: filtered -> (rounds, one list of seeds' values a round).
 
     Args:
         results: as `run_cyclic_grid` returned.
@@ -166,10 +166,10 @@ def cyclic_lines(results: dict[str, Any], what: str) -> dict[bool, tuple[list[in
 
 def _values(cells: Sequence[dict[str, Any]], what: str, filtered: bool, number: int) -> list[float]:
     chosen = (c for c in cells if c["filtered"] is filtered and c["round"] == number)
-    return [float("nan") if c[what] is None else float(c[what]) for c in chosen]
+    return [float("nan") if c[what] is None else 100 * float(c[what]) for c in chosen]
 
 
-def augment_gains(results: dict[str, Any]) -> dict[str, dict[int, tuple[list[float], list[float]]]]:
+def augment_gains(results: Mapping[str, Any]) -> dict[str, dict[int, tuple[list[float], list[float]]]]:
     """Subtract s = 0 from the run's s: augment -> seed -> (alphas, gains in mIoU as fractions)."""
     gains: dict[str, dict[int, tuple[list[float], list[float]]]] = {}
     cells = {(c["augment"], c["seed"], c["alpha"], c["s"] > 0): c["miou"] for c in results["cells"]}
@@ -181,3 +181,23 @@ def augment_gains(results: dict[str, Any]) -> dict[str, dict[int, tuple[list[flo
             values.append(cells[augment, seed, alpha, True] - plain)
     return gains
 
+
+def gain_table(results: Mapping[str, Any], masks: str) -> tuple[list[float], list[float], np.ndarray]:
+    """Lay out what the paper's clamp gains over cross-entropy on one kind of masks.
+
+    Returns:
+        betas, kappas, (betas, kappas) mean gain in val mIoU as fractions; NaN where a setting is not in the grid.
+    """
+    found = {d["title"]: d["mean"] for d in differences(results) if d["masks"] == masks}
+    gains = [[found.get(f"clamp, paper, {beta:g}/{kappa:g}", np.nan) for kappa in KAPPAS] for beta in BETAS]
+    return list(BETAS), list(KAPPAS), np.array(gains, dtype=float)
+
+
+def augment_lines(results: Mapping[str, Any]) -> dict[str, tuple[list[float], list[list[float]]]]:
+    """Gather the gain of CVS in points: augmentation -> (alphas, one list of seeds' gains an alpha)."""
+    lines = {}
+    for augment, seeds in sorted(augment_gains(results).items(), reverse=True):
+        alphas = sorted({alpha for found, _ in seeds.values() for alpha in found})
+        at = [[dict(zip(*line, strict=True)).get(alpha) for line in seeds.values()] for alpha in alphas]
+        lines[augment] = (alphas, [[100 * gain for gain in gains if gain is not None] for gains in at])
+    return lines

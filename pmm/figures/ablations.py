@@ -22,6 +22,7 @@ from pmm.pseudo_mask import ppmg_steps
 
 Table = tuple[Sequence[Any], Sequence[Any], np.ndarray]
 MARK = "#D55E00"
+CELLS = mpl.colors.ListedColormap(mpl.colormaps["Blues"](np.linspace(0.12, 0.95, 256)))
 
 
 @styled
@@ -41,18 +42,18 @@ def heat_maps(
     figure, axes = new_figure(1, len(tables), 1.8 + 0.46 * tall, width_ratios=wide)
     found = np.concatenate([100 * np.ravel(values) for _, _, values in tables.values()])
     low, high = np.nanmin(found), np.nanmax(found)
-    scale = mpl.colors.Normalize(low - 0.35 * max(high - low, 1), high)
+    scale = mpl.colors.Normalize(low, max(high, low + 1))
     for position, (axis, (title, content)) in enumerate(zip(axes.flat, tables.items(), strict=True)):
         _draw_cells(axis, content, scale, own)
         axis.set_title(wrap(title, WIDTH * wide[position] / sum(wide) - 0.6), pad=10)
         axis.set(xlabel=column, ylabel=row if position == 0 else "")
-    figure.colorbar(mpl.cm.ScalarMappable(scale, "Blues"), ax=axes, label=label, fraction=0.03, pad=0.015)
+    figure.colorbar(mpl.cm.ScalarMappable(scale, CELLS), ax=axes, label=label, fraction=0.03, pad=0.015)
     return figure
 
 
 def _draw_cells(axis: Axes, content: Table, scale: mpl.colors.Normalize, own: tuple[Any, Any] | None) -> None:
     rows, columns, values = content
-    colours = mpl.colormaps["Blues"](scale(np.nan_to_num(100 * values)))
+    colours = CELLS(scale(np.nan_to_num(100 * values)))
     colours[np.isnan(values)] = 1
     axis.imshow(colours, aspect="auto")
     small = len(columns) > 7
@@ -94,7 +95,7 @@ def lines_figure(
         even: x values at equal distances, labelled with their numbers.
     """
     figure, axes = new_figure(1, len(grids), 4.6, sharey=True)
-    names = list(dict.fromkeys(name for curves in grids.values() for name in curves))
+    names = list(dict.fromkeys(name for curves in sorted(grids.values(), key=len, reverse=True) for name in curves))
     values = sorted({x for curves in grids.values() for xs, _ in curves.values() for x in xs})
     for axis, (title, curves) in zip(axes.flat, grids.items(), strict=True):
         for label, (x, y) in curves.items():
@@ -109,7 +110,7 @@ def lines_figure(
             axis.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
         if even:
             axis.set_xticks(range(len(values)), [f"{v:g}" for v in values])
-        if own is not None:
+        if own is not None and (own in values or not even):
             axis.axvline(values.index(own) if even else own, color="0.25", linestyle="--", linewidth=1.8, zorder=0)
     axes[0, 0].set_ylabel(ylabel)
     handles = {h.get_label(): h for axis in axes.flat for h in axis.get_lines() if h.get_label() in names}
@@ -191,11 +192,11 @@ def story_panels(experiment: Any, image_id: str, alpha: float) -> list[Panel]:
     shared = DenseCRF(image, experiment.crf_settings())
     own = {"s": p.s, "alpha": p.alpha, "t": p.t, "variant": p.variant, "crf": shared}
     steps = ppmg_steps(image, cam, class_ids, **own)
-    changed = {f"s = 0 instead of {p.s:g}": {"s": 0.0}, f"alpha = {alpha:g} instead of {p.alpha:g}": {"alpha": alpha}}
+    changed = {"same, s = 0": {"s": 0.0}, f"same, alpha = {alpha:g}": {"alpha": alpha}}
     return [
         ("scene", image),
-        ("CAM, strongest class", cam.max(axis=0)),
-        (f"smoothed, s = {p.s:g}", steps.smoothed.max(axis=0)),
+        ("CAM", cam.max(axis=0)),
+        ("smoothed CAM", steps.smoothed.max(axis=0)),
         ("the run's mask", steps.mask),
         *((title, ppmg_steps(image, cam, class_ids, **{**own, **one}).mask) for title, one in changed.items()),
         *exact_panel(experiment.data, image_id),

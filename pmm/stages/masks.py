@@ -63,9 +63,7 @@ class MaskStages(ClassifierStages):
                 if not self.data.has_mask(image_id):
                     raise InputError(f"masks = noisy: {image_id} has no exact mask that could be spoiled")
                 labels = self.data.mask(image_id), self.data.labels(image_id)
-                write_mask(
-                    stage.folder / f"{image_id}.png", flip_regions(*labels, p.ablation_noise, p.seed, image_id)
-                )
+                write_mask(stage.folder / f"{image_id}.png", flip_regions(*labels, p.ablation_noise, p.seed, image_id))
             if not stage.reused:
                 stage.facts |= self._score(stage.folder)
         return stage
