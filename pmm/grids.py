@@ -81,8 +81,13 @@ def load_grid(name: str, folder: str | Path | None = None) -> dict[str, Any] | N
     Raises:
         InputError: the file is no JSON object, or a part is missing or out of range.
     """
-    path = (project_root() / "results" if folder is None else Path(folder)) / f"{name}.json"
+    path = committed(name) if folder is None else Path(folder) / f"{name}.json"
     return check_grid(read_json(path), name, str(path)) if path.exists() else None
+
+
+def committed(name: str) -> Path:
+    """Return where the committed file of a grid lies, or would lie."""
+    return project_root() / "results" / f"{name}.json"
 
 
 def check_grid(results: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
@@ -120,8 +125,10 @@ def section(results: Mapping[str, Any], title: str, columns: Mapping[str, str], 
         columns: key of a cell -> heading; shares are shown as per cent, settings as they are.
         note: what a reader must know.
     """
-    shares = {"miou", "masks", "model", "val_map", "background", "c_v"}
-    rows = [[cell[key] if key in shares else _spelled(cell[key]) for key in columns] for cell in results["cells"]]
+    shares = {"miou", "masks", "model", "val_map", "background"}
+    rows = [
+        [cell.get(key) if key in shares else _spelled(cell.get(key)) for key in columns] for cell in results["cells"]
+    ]
     data = results["manifest"].get("data", "")
     return {"title": title, "data": data, "columns": list(columns.values()), "rows": rows, "note": note}
 
@@ -129,7 +136,7 @@ def section(results: Mapping[str, Any], title: str, columns: Mapping[str, str], 
 def _spelled(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    return f"{value:.3g}" if isinstance(value, int | float) else str("–" if value is None else value)
 
 
 def seeds_of(experiment: Any) -> list[int]:

@@ -24,6 +24,7 @@ KINDS = {
     "ignore_paper_03_1": ("ignore, paper, 0.3/1", pus_changes("ignore", *RUN_BETA_KAPPA)),
     "pow_03_05": ("pow, 0.3/0.5", pus_changes("pow", 0.3, 0.5)),
 }
+KIND_TITLES = tuple(title for title, _ in KINDS.values())
 BETAS = (0.15, 0.3, 0.6)
 KAPPAS = (0.5, 1.0, 2.0)
 FINE_MASKS = ("ppmg", "noisy")
@@ -162,6 +163,12 @@ def cyclic_lines(results: Mapping[str, Any], what: str) -> dict[bool, tuple[list
         filtered: (rounds, [_values(results["cells"], what, filtered, number) for number in rounds])
         for filtered in (True, False)
     }
+
+
+def named_rounds(results: Mapping[str, Any], what: str) -> dict[str, tuple[list[int], list[list[float]]]]:
+    """Return `cyclic_lines` with names for a figure."""
+    names = {True: "filtered by the image's labels", False: "not filtered"}
+    return {names[filtered]: line for filtered, line in cyclic_lines(results, what).items()}
 
 
 def _values(cells: Sequence[dict[str, Any]], what: str, filtered: bool, number: int) -> list[float]:
