@@ -15,6 +15,7 @@ from pmm.grids import gather, seeds_of
 from pmm.mask_grid import axes, own_cell, run_mask_grid
 from pmm.params import check_params
 from pmm.smoothing import coefficient_of_variation
+from pmm.sweeps import judged_ids
 
 MASKS = ("exact", "ppmg", "threshold", "noisy")
 """What the losses are trained on: clean masks, two kinds of pseudo-masks, exact masks with known errors."""
@@ -68,13 +69,14 @@ def run_augment_grid(experiment: Any) -> dict[str, Any]:
     Raises:
         InputError: `ablation_seeds` is empty, or no training image has a ground truth.
     """
-    cells: list[dict[str, Any]] = []
-    for seed in seeds_of(experiment):
+    seeds, cells = seeds_of(experiment), []
+    judged_ids(experiment, 1)  # complains before anything is trained
+    for seed in seeds:
         for augment in ("weak", "strong"):
             cells += _augment_cells(_sibling(experiment, augment, seed), augment, seed)
-    seeds = len(experiment.params.ablation_seeds)
-    data = f"{experiment.data.name}, {experiment.params.ablation_scenes} images of split "
-    return gather(experiment, cells, f"{data}{experiment.params.train_split} at most, {seeds} seeds, PPMG")
+    p = experiment.params
+    data = f"{experiment.data.name}, at most {p.ablation_scenes} images of split {p.train_split}"
+    return gather(experiment, cells, f"{data}, {len(seeds)} seeds, PPMG")
 
 
 def _sibling(experiment: Any, augment: str, seed: int) -> Any:
