@@ -32,19 +32,24 @@ class Setting:
     changes: dict[str, Any] = field(default_factory=dict)
 
 
-def _pus(kind: str, beta: float, kappa: float, variant: str = "paper", warmup: float = 0.0) -> dict[str, Any]:
+RUN_BETA_KAPPA = (0.3, 1.0)
+"""What the demo trains with."""
+
+
+def pus_changes(kind: str, beta: float, kappa: float, variant: str = "paper", warmup: float = 0.0) -> dict[str, Any]:
+    """Return the parameters of one pretended under-fitting strategy."""
     return {"pus": kind, "pus_variant": variant, "beta": beta, "kappa": kappa, "pus_warmup": warmup}
 
 
 SETTINGS = (
     Setting("ce", "cross-entropy", changes={"pus": "none"}),
-    Setting("clamp_paper_03_1", "clamp, paper, 0.3/1", changes=_pus("clamp", 0.3, 1.0)),
-    Setting("clamp_paper_05_05", "clamp, paper, 0.5/0.5", changes=_pus("clamp", 0.5, 0.5)),
-    Setting("clamp_official_05_05", "clamp, official, 0.5/0.5", changes=_pus("clamp", 0.5, 0.5, "official")),
-    Setting("pow_05_05", "pow, 0.5/0.5", changes=_pus("pow", 0.5, 0.5)),
-    Setting("ignore_official_05_05", "ignore, official, 0.5/0.5", changes=_pus("ignore", 0.5, 0.5, "official")),
+    Setting("clamp_paper_03_1", "clamp, paper, 0.3/1", changes=pus_changes("clamp", 0.3, 1.0)),
+    Setting("clamp_paper_05_05", "clamp, paper, 0.5/0.5", changes=pus_changes("clamp", 0.5, 0.5)),
+    Setting("clamp_official_05_05", "clamp, official, 0.5/0.5", changes=pus_changes("clamp", 0.5, 0.5, "official")),
+    Setting("pow_05_05", "pow, 0.5/0.5", changes=pus_changes("pow", 0.5, 0.5)),
+    Setting("ignore_official_05_05", "ignore, official, 0.5/0.5", changes=pus_changes("ignore", 0.5, 0.5, "official")),
     Setting("noisy_ce", "cross-entropy", "threshold", {"pus": "none"}),
-    Setting("noisy_clamp_paper_05_1", "clamp, paper, 0.5/1", "threshold", _pus("clamp", 0.5, 1.0)),
+    Setting("noisy_clamp_paper_05_1", "clamp, paper, 0.5/1", "threshold", pus_changes("clamp", 0.5, 1.0)),
 )
 """The two numbers of a title are beta and kappa; "threshold" masks are the noisier ones."""
 

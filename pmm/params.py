@@ -117,11 +117,21 @@ class Params(BaseModel):
     # --- the longer comparison of notebook 05
     ablation_seeds: list[int] = Field([], description="seeds of the long PUS comparison; empty: skip it")
 
+    # --- the grids of notebook 07
+    ablation_scenes: int = Field(24, ge=1, le=1_000_000, description="training images that judge pseudo-masks")
+    ablation_s: list[float] = Field([0.0, 0.15, 0.3, 0.6], description="values of s; 0 and the run's s are added")
+    ablation_alpha: list[float] = Field([0.25, 0.5, 1.0, 2.0], description="values of alpha; the run's is added")
+    ablation_t: list[float] = Field([0.0, 0.05, 0.2, 0.4], description="values of t; the run's is added")
+    ablation_crf: list[float] = Field([0.0, 0.25, 1.0, 4.0], description="factors on the CRF's weights; 0: no CRF")
+    ablation_noise: float = Field(0.3, ge=0, le=1, description="share of wrong object pixels in the noisy masks")
+    ablation_train: list[str] = Field([], description="trained grids to run: augment, pus, cyclic; empty: none")
+
     @model_validator(mode="after")
     def _ranges(self) -> Params:
         for name in ("cam_scales", "seg_scales", "cyclic_scales", "seg_scale"):
             if any(not 0 < value <= 8 for value in getattr(self, name)):
                 raise ValueError(f"{name} = {getattr(self, name)}: every scale must be above 0 and at most 8")
+        self._check_ablations()
         for name in ("cls_crop", "seg_crop"):
             if any(not 32 <= value <= 4096 for value in getattr(self, name)):
                 raise ValueError(f"{name} = {getattr(self, name)}: height and width must be 32 to 4096 pixels")
@@ -134,6 +144,16 @@ class Params(BaseModel):
         if self.pus == "pow" and self.kappa > 1:
             raise ValueError(f"kappa = {self.kappa} with pus = pow: the exponent must be at most 1")
         return self
+
+    def _check_ablations(self) -> None:
+        for name in ("ablation_s", "ablation_t", "ablation_crf", "ablation_alpha"):
+            low, high = (0, 1) if name == "ablation_t" else (0, 1000)
+            for value in getattr(self, name):
+                if not low <= value < high or (name == "ablation_alpha" and value == 0):
+                    raise ValueError(f"{name} holds {value}: give numbers from {low} to below {high} (alpha: above 0)")
+        for name in self.ablation_train:
+            if name not in ("augment", "pus", "cyclic"):
+                raise ValueError(f"ablation_train holds {name}: choose from augment, pus, cyclic")
 
     @classmethod
     def from_namespace(cls, namespace: Mapping[str, Any]) -> Params:

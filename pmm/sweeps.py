@@ -19,6 +19,7 @@ from pmm.crf import CRFSettings, DenseCRF
 from pmm.errors import InputError
 from pmm.metrics import SegmentationScore, confusion_matrix, mean_iou
 from pmm.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
+from pmm.threads import limit_threads
 
 ALPHAS = (0.5, 1.0, 2.0, 4.0, 8.0)
 THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 10))
@@ -27,7 +28,7 @@ FINE_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 @dataclass(frozen=True)
 class Sample:
-    """What a sweep needs of one scene, sent to another process."""
+    """What a sweep needs of one scene."""
 
     image: np.ndarray
     """(H, W, 3) uint8 RGB."""
@@ -158,18 +159,37 @@ def _total(
     experiment: Any, masks: Callable[[Sample], list[np.ndarray]], count: int | None, title: str
 ) -> tuple[np.ndarray, int]:
     """Sum up the confusions of the chosen images, (V, n_classes, n_classes), and count the images."""
-    data, ids = experiment.data, judged_ids(experiment, count)
-    work = (
-        delayed(_confusions)(Sample(data.image(i), *experiment.cam(i), data.mask(i)), masks, len(data.class_names))
-        for i in ids
-    )
-    found = Parallel(n_jobs=experiment.params.workers or -1, return_as="generator")(work)
-    return sum(tqdm(found, total=len(ids), desc=title, unit="image", leave=False)), len(ids)
+    ids = judged_ids(experiment, count)
+    return total_confusion(experiment, masks, ids, title), len(ids)
+
+
+def total_confusion(
+    experiment: Any, masks: Callable[[Sample], list[np.ndarray]], ids: Sequence[str], title: str = ""
+) -> np.ndarray:
+    """Make the masks of some training images and sum up their confusions.
+
+    Args:
+        experiment: the run, a `pmm.stages.Experiment`.
+        masks: sample -> V masks (H, W) uint8; called from several threads.
+        ids: training images that have a ground truth.
+        title: of the progress bar; none without a title.
+
+    Returns:
+        (V, n_classes, n_classes) int64, see `metrics.confusion_matrix`.
+    """
+    data = experiment.data
+    samples = (Sample(data.image(i), *experiment.cam(i), data.mask(i)) for i in ids)
+    work = (delayed(_confusions)(sample, masks, len(data.class_names)) for sample in samples)
+    # the lattice lets go of Python's lock; the other engine needs processes
+    prefer = "threads" if experiment.crf_settings().engine == "lattice" else "processes"
+    found = Parallel(n_jobs=experiment.params.workers or -1, prefer=prefer, return_as="generator")(work)
+    return sum(tqdm(found, total=len(ids), desc=title, unit="image", leave=False, disable=not title))
 
 
 def _confusions(sample: Sample, masks: Callable[[Sample], list[np.ndarray]], n_classes: int) -> np.ndarray:
     """Confusion of one scene for every value of the parameter, (V, n_classes, n_classes)."""
-    return np.stack([confusion_matrix(sample.truth, mask, n_classes) for mask in masks(sample)])
+    with limit_threads(1):  # the other scenes keep the other cores busy
+        return np.stack([confusion_matrix(sample.truth, mask, n_classes) for mask in masks(sample)])
 
 
 def _ppmg_masks(

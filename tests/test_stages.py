@@ -205,3 +205,37 @@ def test_relative_paths_count_from_the_projects_root(tmp_path, monkeypatch):
     missing = params("runs", dataset="folder", data_dir="own", val_split="", weights="none.pt")
     with pytest.raises(InputError, match=r"none\.pt: no such weights file$"):
         Experiment(missing)._new_classifier(pretrained=True)
+
+
+def test_noisy_masks_are_exact_ones_with_a_known_share_changed(tmp_path):
+    experiment = Experiment(params(tmp_path, ablation_noise=0.5))
+    stage = experiment.noisy_masks()
+    assert stage.facts["images"] == 4 and not experiment.noisy_masks().facts["miou"] > 0.95
+    for image_id in experiment.train_ids:
+        exact, noisy = experiment.data.mask(image_id), experiment.pseudo_mask("noisy", image_id)
+        objects = (exact > 0) & (exact < 255)
+        assert np.array_equal(noisy[~objects], exact[~objects]) and 0.2 < (noisy != exact)[objects].mean() < 0.8
+    assert Experiment(params(tmp_path, ablation_noise=0.5)).noisy_masks().reused
+    assert not Experiment(params(tmp_path, ablation_noise=0.2)).noisy_masks().reused
+
+
+@pytest.mark.slow
+def test_the_grids_that_train_run_and_resume(tmp_path, monkeypatch):
+    from pmm.ablations import run_grid
+    from pmm.grids import check_grid
+    from pmm.training_grids import pus_settings, run_augment_grid, run_cyclic_grid
+
+    changes = {"ablation_seeds": [0], "ablation_alpha": [0.5, 1.0]}
+    noisy = [s for s in pus_settings() if s.masks == "noisy"][:2]
+
+    def run():
+        experiment = Experiment(params(tmp_path, **changes))
+        augment = check_grid(run_augment_grid(experiment), "augment_ablations", "here")
+        cyclic = check_grid(run_cyclic_grid(experiment, rounds=2), "cyclic_ablations", "here")
+        return augment["cells"], cyclic["cells"], run_grid(experiment, noisy)["rows"]
+
+    first = run()
+    assert [len(part) for part in first] == [2 * 2 * 2, 2 * 3, 2]
+    monkeypatch.setattr(segmenters, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(classifier, "fit", lambda *a, **k: pytest.fail("trained again"))
+    assert run() == first

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pmm import sweeps
 from pmm.crf import CRFSettings
 from pmm.errors import InputError
 from pmm.metrics import confusion_matrix, mean_iou
@@ -100,8 +101,23 @@ def test_joint_sweep_takes_the_joint_settings(experiment):
     assert sweep["miou"] == [pytest.approx(expected, abs=1e-4)]
 
 
-def test_processes_give_the_same(experiment):
+def test_threads_give_the_same(experiment):
     assert threshold_sweep(FakeExperiment(workers=2), [0.3]) == threshold_sweep(experiment, [0.3])
+    assert ppmg_alpha_sweep(FakeExperiment(workers=2), [0.5]) == ppmg_alpha_sweep(experiment, [0.5])
+
+
+def test_the_lattice_runs_on_threads_the_reference_on_processes(experiment, monkeypatch):
+    chosen = []
+
+    def parallel(prefer, **_):
+        chosen.append(prefer)
+        return lambda jobs: [function(*args) for function, args, _ in jobs]
+
+    monkeypatch.setattr(sweeps, "Parallel", parallel)
+    threshold_sweep(experiment, [0.5])
+    monkeypatch.setattr(experiment, "crf_settings", lambda: SimpleNamespace(engine="pydensecrf"))
+    threshold_sweep(experiment, [0.5])
+    assert chosen == ["threads", "processes"]
 
 
 def test_samples_are_evenly_spaced(experiment):

@@ -11,7 +11,9 @@ import numpy as np
 from pmm import mask_files
 from pmm.artifacts import Stage
 from pmm.crf import CRFSettings
+from pmm.data.images import write_mask
 from pmm.errors import InputError
+from pmm.noise import flip_regions
 from pmm.stages.classifier import ClassifierStages
 
 
@@ -48,8 +50,26 @@ class MaskStages(ClassifierStages):
                 stage.facts |= self._score(stage.folder)
         return stage
 
+    def noisy_masks(self) -> Stage:
+        """Spoil the exact masks of all training images by a known share, for the ablations only.
+
+        Raises:
+            InputError: a training image has no exact mask.
+        """
+        p = self.params
+        settings = p.pick("ablation_noise", "seed")
+        with self.run.stage("masks/noisy", settings, [self.dataset_stage, self._splits]) as stage:
+            for image_id in [] if stage.reused else self.train_ids:
+                if not self.data.has_mask(image_id):
+                    raise InputError(f"masks = noisy: {image_id} has no exact mask that could be spoiled")
+                labels = self.data.mask(image_id), self.data.labels(image_id)
+                write_mask(stage.folder / f"{image_id}.png", flip_regions(*labels, p.ablation_noise, p.seed, image_id))
+            if not stage.reused:
+                stage.facts |= self._score(stage.folder)
+        return stage
+
     def pseudo_mask(self, masks: str, image_id: str) -> np.ndarray:
-        """Read one training mask (H,W) uint8: of a method, `exact`, or `cyclic<round>`."""
+        """Read one training mask (H,W) uint8: of a method, `exact`, `noisy`, or `cyclic<round>`."""
         if masks == "exact":
             return self.data.mask(image_id)
         folder = self._finished(f"masks/{masks}", lambda: self._mask_stage(masks))
@@ -62,6 +82,8 @@ class MaskStages(ClassifierStages):
     def _mask_stage(self, masks: str) -> Stage:
         if masks == "exact":
             return self.dataset_stage
+        if masks == "noisy":
+            return self.noisy_masks()
         if masks in mask_files.METHODS:
             return self.pseudo_masks(masks)
         folder = self.run.path / "masks" / masks

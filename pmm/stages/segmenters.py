@@ -149,12 +149,14 @@ class SegmenterStages(MaskStages):
             kept[key] = self.load_segmenter(name, early)
         return kept[key]
 
-    def cyclic_masks(self, round_: int, teacher: str) -> Stage:
+    def cyclic_masks(self, round_: int, teacher: str, name: str = "", filtered: bool | None = None) -> Stage:
         """Predict the next round's pseudo-masks with a trained model, section 2.5.
 
         Args:
             round_: 1 or more; the masks are called `cyclic<round_>`.
             teacher: name of the trained segmenter.
+            name: another name of the masks.
+            filtered: by the images' labels; None as the run's `cyclic_filter` says.
         """
         p = self.params
         trained = self.run.recorded(f"segmenter/{teacher}")
@@ -163,14 +165,16 @@ class SegmenterStages(MaskStages):
         settings = p.pick("cyclic_filter", "cyclic_crf", "cyclic_scales", "seg_flip")
         if p.cyclic_crf:
             settings |= p.pick("crf_*")
-        with self.run.stage(f"masks/cyclic{round_}", settings, [trained]) as stage:
+        filtered = p.cyclic_filter if filtered is None else filtered
+        settings["cyclic_filter"] = filtered
+        with self.run.stage(f"masks/{name or f'cyclic{round_}'}", settings, [trained]) as stage:
             if not stage.reused:
                 self._kept_segmenter(teacher)  # loaded once, before the threads ask for it
 
                 def write(image_id: str) -> None:
                     path = stage.folder / f"{image_id}.png"
                     if not path.exists():
-                        write_mask(path, self.cyclic_mask(teacher, image_id))
+                        write_mask(path, self.cyclic_mask(teacher, image_id, filtered))
 
                 done = map_images(write, self.train_ids)
                 deque(tqdm(done, desc=stage.name, total=len(self.train_ids), unit="image"), maxlen=0)
