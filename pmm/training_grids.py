@@ -112,7 +112,7 @@ def run_cyclic_grid(experiment: Any, rounds: int = ROUNDS) -> dict[str, Any]:
     """Train rounds 0..rounds with and without filtering by the images' labels.
 
     Round 0 is a model with the run's loss on the run's masks, the teacher of both branches; later rounds learn
-    with plain cross-entropy, as in notebook 06. Round 0 is judged twice: as the teacher and with cross-entropy.
+    with plain cross-entropy, as in notebook 06. The cell of round 0 holds the cross-entropy model.
 
     Args:
         experiment: the run, a `pmm.stages.Experiment`.
