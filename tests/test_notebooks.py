@@ -22,6 +22,7 @@ EXPECTED = [
     "04_pseudo_masks",
     "05_pretended_underfitting",
     "06_cyclic_pseudo_masks",
+    "08_explorer",
 ]
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

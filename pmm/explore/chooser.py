@@ -46,7 +46,9 @@ class Chooser:
         self.scenes = self._make_gallery()
         self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="Your own photograph")
         self.upload.layout.width = "220px"
-        self.found = widgets.SelectMultiple(options=[], rows=5, description="classes found", style={"description_width": "118px"})
+        self.found = widgets.SelectMultiple(
+            options=[], rows=5, description="classes found", style={"description_width": "118px"}
+        )
         self.found.layout.display = "none"
         self.note = widgets.HTML()
         self.scenes.observe(self._pick_scene, "value")

@@ -232,7 +232,9 @@ def _bars(sample: Sample, result: MaskResult, before: MaskResult | None) -> np.n
 def _text(
     sample: Sample, state: MaskState, result: MaskResult, before: tuple[MaskState, MaskResult] | None
 ) -> tuple[str, ...]:
-    covered = ", ".join(f"{n} {(result.mask == i).mean():.1%}" for i, n in zip(sample.class_ids, sample.names, strict=True))
+    covered = ", ".join(
+        f"{n} {(result.mask == i).mean():.1%}" for i, n in zip(sample.class_ids, sample.names, strict=True)
+    )
     area = f"share of the image: {covered}, background {(result.mask == 0).mean():.1%}"
     if sample.truth is None:
         return (area,)

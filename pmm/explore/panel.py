@@ -99,7 +99,9 @@ class Panel:
         self.picture.value = canvas.to_jpeg(view.picture)
         self.picture.tooltip = view.alt  # the title of an image without alt is its accessible name
         self.words.value = _lines(view.text)
-        self.warning.value = f'<p class="pmm-warning" role="status">{html.escape(view.warning)}</p>' * bool(view.warning)
+        self.warning.value = f'<p class="pmm-warning" role="status">{html.escape(view.warning)}</p>' * bool(
+            view.warning
+        )
         self.saved.value = ""
         self.yaml.value = snippet(self.parameters(values))
 
@@ -241,7 +243,8 @@ class MasksPanel(ClassPanel):
     def follow_up(self, values: Mapping[str, Any], stop: Callable[[], bool]) -> None:
         """Draw mean IoU over alpha and over s on a handful of scenes."""
         self._handful = self._handful or Handful.of(self.experiment)
-        self.chart_words.value = "mean IoU over alpha and over s: computing ..."
+        if not self.chart.value:
+            self.chart_words.value = "mean IoU over alpha and over s: computing ..."
         view = live_view(self._handful, self.state(values), stop)
         if view is not None:
             self.chart.value = canvas.to_jpeg(view.picture)

@@ -110,7 +110,8 @@ def check_cams_exist(experiment: Any) -> None:
     """
     if experiment.run.recorded("cams") is None:
         raise InputError(
-            f"{experiment.run.path}: no CAMs here; make them first: make demo, or pmm run PARAMS.yaml --only 01 --only 02"
+            f"{experiment.run.path}: no CAMs here; make them first: make demo, "
+            "or pmm run PARAMS.yaml --only 01 --only 02"
         )
 
 

@@ -150,7 +150,9 @@ def gradient_weight(output: ModelOutput, state: UnderfittingState) -> np.ndarray
     return np.where(output.pseudo_mask == UNKNOWN, 0, weight).astype(np.float32)
 
 
-def precision_recall(output: ModelOutput, truth: np.ndarray, kappas: np.ndarray = KAPPAS) -> tuple[np.ndarray, np.ndarray]:
+def precision_recall(
+    output: ModelOutput, truth: np.ndarray, kappas: np.ndarray = KAPPAS
+) -> tuple[np.ndarray, np.ndarray]:
     """Judge "a loss of kappa or more means a wrong label" for several kappas.
 
     Args:

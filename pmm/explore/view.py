@@ -6,9 +6,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pmm.artifacts import RunFolder
+from pmm.explore.canvas import to_png
+from pmm.figures.style import figure_html, keep
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,3 +46,24 @@ def signed_points(now: float, before: float | None) -> str:
     if before is None or not np.isfinite(now) or not np.isfinite(before):
         return ""
     return f"{100 * (now - before):+.1f}"
+
+
+def show_view(view: View, caption: str, name: str | None = None, run: RunFolder | Path | None = None) -> None:
+    """Display a view as a still figure with its alternative text, and keep it like the notebooks' other figures.
+
+    Args:
+        view: what a view function returned.
+        caption: one sentence under the figure.
+        name: file name without suffix, beginning with the notebook's number.
+        run: run folder; with name, it gets figures/<name>.png.
+
+    Raises:
+        InputError: name does not begin with two digits and `_`.
+    """
+    from IPython.display import display
+
+    png = to_png(view.picture)
+    if name is not None and run is not None:
+        keep(png, caption, view.alt, name, Path(getattr(run, "path", run)))
+    bundle = {"text/html": figure_html(png, caption, view.alt), "text/plain": f"[figure] {view.alt}"}
+    display(bundle, raw=True, metadata={"alt": view.alt})
