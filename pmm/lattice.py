@@ -10,9 +10,7 @@ numba compiles these functions once for each machine. They let go of Python's lo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numba import njit
@@ -71,8 +69,9 @@ def build_lattice(features: np.ndarray, threads: int) -> Lattice:
     """
     n, d = features.shape
     vertices, weights = np.empty((n, d + 1), np.int32), np.empty((n, d + 1), np.float32)
-    locate = _locate(d)
-    parts = run_parallel(threads, lambda s: locate(features, *s, vertices, weights), stripes(n))
+    i = np.arange(d)
+    scale = (np.sqrt(2 / 3) * (d + 1) / np.sqrt((i + 1) * (i + 2))).astype(np.float32)
+    parts = run_parallel(threads, lambda s: _locate(features, scale, *s, vertices, weights), stripes(n))
     capacity = 2
     while capacity < 2 * sum(len(part) for part in parts) + 2:
         capacity *= 2
@@ -146,88 +145,102 @@ def _find_neighbours(table, keys, d, direction, out):
             out[v, side] = found if found >= 0 else len(keys)
 
 
-@cache
-def _locate(d: int) -> Any:
-    """Compile the search of the simplices for d dimensions."""
+@njit(nogil=True, cache=True)
+def _elevate(point, scale, elevated):
+    """Map a point onto the plane sum(y) = 0 in d + 1 dimensions, y = E x."""
+    total = np.float32(0)
+    for i in range(len(point), 0, -1):
+        scaled = point[i - 1] * scale[i - 1]
+        elevated[i] = total - np.float32(i) * scaled
+        total += scaled
+    elevated[0] = total
 
-    @njit(nogil=True, cache=True)
-    def locate(features, first, last, vertices, weights):
-        table, keys, count = np.full(4096, -1, np.int32), np.empty((2048, 2), np.int64), 0
-        scale = np.empty(d, np.float32)
-        for i in range(d):
-            scale[i] = np.sqrt(2.0 / 3.0) * (d + 1) / np.sqrt((i + 1.0) * (i + 2.0))
-        elevated, lower = np.empty(d + 1, np.float32), np.empty(d + 1, np.float32)
-        rank, at_rank = np.empty(d + 1, np.int32), np.empty(d + 1, np.int32)
-        before, ranks_before = np.zeros(2, np.int64), np.int64(-1)
-        word, step = np.zeros(2, np.int64), np.zeros((d + 1, 2), np.int64)
-        for i in range(d):
-            step[i, i // 3] = np.int64(d + 1) << (_SHIFT * (i % 3))
-        ones = np.zeros(2, np.int64)
-        for i in range(d):
-            ones[i // 3] += np.int64(1) << (_SHIFT * (i % 3))
-        for p in range(first, last):
-            # elevate: y = E x lies in the plane sum(y) = 0
-            total = np.float32(0)
-            for i in range(d, 0, -1):
-                scaled = features[p, i - 1] * scale[i - 1]
-                elevated[i] = total - np.float32(i) * scaled
-                total += scaled
-            elevated[0] = total
-            # round to the nearest vertex of colour 0, and rank the remainders: they name the simplex
-            excess = 0
-            for i in range(d + 1):
-                v = np.rint(elevated[i] * np.float32(1 / (d + 1)))
-                lower[i] = v * np.float32(d + 1)
-                excess += np.int64(v)
-                rank[i] = 0
-            for i in range(d):
-                for j in range(i + 1, d + 1):
-                    if elevated[i] - lower[i] < elevated[j] - lower[j]:
-                        rank[i] += 1
-                    else:
-                        rank[j] += 1
-            for i in range(d + 1):
-                rank[i] += excess
-                if rank[i] < 0:
-                    rank[i] += d + 1
-                    lower[i] += np.float32(d + 1)
-                elif rank[i] > d:
-                    rank[i] -= d + 1
-                    lower[i] -= np.float32(d + 1)
-                at_rank[rank[i]] = i
-            # barycentric weights: differences of the sorted remainders
-            highest = elevated[at_rank[0]] - lower[at_rank[0]]
-            above = np.float32(d + 1) + elevated[at_rank[d]] - lower[at_rank[d]]
-            weights[p, 0] = (above - highest) * np.float32(1 / (d + 1))
-            for r in range(1, d + 1):
-                larger, smaller = at_rank[d - r], at_rank[d - r + 1]
-                difference = (elevated[larger] - lower[larger]) - (elevated[smaller] - lower[smaller])
-                weights[p, r] = difference * np.float32(1 / (d + 1))
-            # the vertices: one step along each coordinate in the order of rank
-            word[0] = word[1] = 0
-            ranks = np.int64(0)
-            for i in range(d):
-                word[i // 3] += np.int64(lower[i]) << (_SHIFT * (i % 3))
-                ranks = ranks * 8 + rank[i]
-            if ranks == ranks_before and word[0] == before[0] and word[1] == before[1]:
-                for r in range(d + 1):
-                    vertices[p, r] = vertices[p - 1, r]
-                continue
-            before[0], before[1], ranks_before = word[0], word[1], ranks
-            if 2 * (count + d + 1) > len(table):
-                table, keys = _grow(table, keys, count)
-            for r in range(d + 1):
-                slot = _find(table, keys, word[0], word[1])
-                if table[slot] < 0:
-                    keys[count, 0], keys[count, 1] = word[0], word[1]
-                    table[slot] = count
-                    count += 1
-                vertices[p, r] = table[slot]
-                word[0] += ones[0] - step[at_rank[d - r], 0]
-                word[1] += ones[1] - step[at_rank[d - r], 1]
-        return keys[:count]
 
-    return locate
+@njit(nogil=True, cache=True)
+def _enclose(elevated, lower, rank, at_rank):
+    """Find the simplex: its vertex of colour 0, and the order of the coordinates' remainders, largest first."""
+    d = len(elevated) - 1
+    excess = 0
+    for i in range(d + 1):
+        nearest = np.rint(elevated[i] * np.float32(1 / (d + 1)))
+        lower[i] = nearest * np.float32(d + 1)
+        excess += np.int64(nearest)
+        rank[i] = 0
+    for i in range(d):
+        for j in range(i + 1, d + 1):
+            if elevated[i] - lower[i] < elevated[j] - lower[j]:
+                rank[i] += 1
+            else:
+                rank[j] += 1
+    for i in range(d + 1):  # the rounded point may lie off the plane; bring it back
+        rank[i] += excess
+        if rank[i] < 0:
+            rank[i] += d + 1
+            lower[i] += np.float32(d + 1)
+        elif rank[i] > d:
+            rank[i] -= d + 1
+            lower[i] -= np.float32(d + 1)
+        at_rank[rank[i]] = i
+
+
+@njit(nogil=True, cache=True)
+def _barycentric(elevated, lower, at_rank, weights):
+    """Write the weights of the simplex's vertices: differences of the sorted remainders."""
+    d = len(elevated) - 1
+    unit = np.float32(1 / (d + 1))
+    before = elevated[at_rank[d]] - lower[at_rank[d]] + np.float32(d + 1)
+    for r in range(d + 1):
+        remainder = elevated[at_rank[d - r]] - lower[at_rank[d - r]]
+        if r:
+            weights[r] = (remainder - before) * unit
+        before = remainder
+    wrapped = elevated[at_rank[d]] - lower[at_rank[d]] + np.float32(d + 1)
+    weights[0] = (wrapped - before) * unit
+
+
+@njit(nogil=True, cache=True)
+def _pack(coordinates, d, word):
+    """Pack d coordinates into two words, so that adding packed steps adds coordinates."""
+    word[0] = word[1] = 0
+    for i in range(d):
+        word[i // 3] += np.int64(coordinates[i]) << (_SHIFT * (i % 3))
+
+
+@njit(nogil=True, cache=True)
+def _locate(features, scale, first, last, vertices, weights):
+    """Find the simplices of some points; write vertices, numbered as they come, and weights; return the keys."""
+    d = features.shape[1]
+    table, keys, count = np.full(4096, -1, np.int32), np.empty((2048, 2), np.int64), 0
+    elevated, lower = np.empty(d + 1, np.float32), np.empty(d + 1, np.float32)
+    rank, at_rank, ranks_before = np.empty(d + 1, np.int32), np.empty(d + 1, np.int32), np.full(d + 1, -1, np.int32)
+    word, before, step = np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros((d + 1, 2), np.int64)
+    for i in range(d + 1):  # from one vertex to the next: all coordinates one more, one of them d less
+        coordinates = np.ones(d + 1, np.int64)
+        coordinates[i] = -d
+        _pack(coordinates, d, step[i])
+    for p in range(first, last):
+        _elevate(features[p], scale, elevated)
+        _enclose(elevated, lower, rank, at_rank)
+        _barycentric(elevated, lower, at_rank, weights[p])
+        _pack(lower, d, word)
+        same = word[0] == before[0] and word[1] == before[1]
+        for i in range(d + 1):
+            same &= rank[i] == ranks_before[i]
+        if same:  # as its neighbour to the left
+            vertices[p] = vertices[p - 1]
+            continue
+        before[:], ranks_before[:] = word, rank
+        if 2 * (count + d + 1) > len(table):
+            table, keys = _grow(table, keys, count)
+        for r in range(d + 1):
+            slot = _find(table, keys, word[0], word[1])
+            if table[slot] < 0:
+                keys[count] = word
+                table[slot] = count
+                count += 1
+            vertices[p, r] = table[slot]
+            word += step[at_rank[d - r]]
+    return keys[:count]
 
 
 @njit(nogil=True, cache=True)

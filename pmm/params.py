@@ -81,7 +81,7 @@ class Params(BaseModel):
     # --- the segmentation model
     seg_architecture: Literal["deeplabv3plus", "pspnet"] = Field("deeplabv3plus", description="its decoder")
     seg_decoder_channels: int = Field(96, ge=8, le=1024, description="channels of the DeepLabV3+ decoder")
-    seg_atrous_rates: list[int] = Field([2, 4, 6], min_length=3, max_length=3, description="DeepLabV3+ dilations")
+    seg_atrous_rates: list[int] = Field([2, 3, 4], min_length=3, max_length=3, description="DeepLabV3+ dilations")
     seg_masks: Literal["threshold", "crf", "ppmg_s0", "ppmg"] = Field("ppmg", description="masks it learns from")
     seg_init: Literal["imagenet", "classifier"] = Field("classifier", description="where its encoder starts from")
     seg_epochs: int = Field(4, ge=1, le=1000, description="segmentation epochs")
@@ -95,7 +95,7 @@ class Params(BaseModel):
     seg_weight_decay: float = Field(5.0e-4, ge=0, le=1, description="weight decay of the segmentation model")
     seg_background_margin: float = Field(1.4, ge=0, le=10, description="background logit added in training; 0: none")
     seg_output_stride: Literal[8, 16] = Field(16, description="pixels a step of the encoder's last map")
-    seg_frozen_stages: int = Field(2, ge=0, le=7, description="first encoder stages that are not trained")
+    seg_frozen_stages: int = Field(3, ge=0, le=7, description="first encoder stages that are not trained")
     seg_scales: list[float] = Field([1.0], min_length=1, description="image scales summed at prediction")
     seg_flip: bool = Field(True, description="add the mirrored image at prediction")
     seg_crf: bool = Field(False, description="dense CRF on the val predictions")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from pmm.artifacts import write_text
-from pmm.data.transforms import Augmentation, augment
+from pmm.batches import EpochBatches, TrainingImages, load_ahead
 from pmm.devices import autocast, prepare_images, seeded
 from pmm.errors import InputError
 from pmm.models import keep_statistics, read_weights
@@ -29,6 +28,9 @@ from pmm.params import Params
 
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "weights.pt"
+EARLY = "early.pt"
+"""The weights after a quarter of the epochs: a look back at what the model doubted when it knew little."""
+EARLY_SHARE = 4
 LOG = "log.csv"
 POLY_POWER = 0.9
 
@@ -58,47 +60,6 @@ class TrainingSettings:
         return cls(**values, seed=params.seed, loader_workers=params.loader_workers)
 
 
-class TrainingImages(Dataset):
-    """Augmented images with their targets, addressed by (epoch, index).
-
-    Args:
-        load: index -> (image (H,W,3) uint8, mask (H,W) uint8 or None, target tensor or None). The mask is
-            augmented with the image and becomes the target where there is one.
-        n: number of images.
-        settings: augmentation.
-        seed: with epoch and index it decides every random choice.
-    """
-
-    def __init__(self, load: Callable[[int], tuple], n: int, settings: Augmentation, seed: int):
-        self.load, self.n, self.settings, self.seed = load, n, settings, seed
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, where: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        epoch, index = where
-        image, mask, target = self.load(index)
-        rng = np.random.default_rng([self.seed, epoch, index])
-        picture, labels = augment(image, mask, self.settings, rng)
-        return picture, target if labels is None else labels
-
-
-class EpochBatches:
-    """Batches of (epoch, index): each epoch its own permutation, the incomplete last batch left out."""
-
-    def __init__(self, n: int, batch_size: int, epochs: range, seed: int):
-        self.n, self.batch_size, self.epochs, self.seed = n, min(batch_size, n), epochs, seed
-
-    def __len__(self) -> int:
-        return len(self.epochs) * (self.n // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for epoch in self.epochs:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.n)
-            for first in range(0, self.n - self.batch_size + 1, self.batch_size):
-                yield [(epoch, int(i)) for i in order[first : first + self.batch_size]]
-
-
 def fit(
     model: nn.Module,
     images: TrainingImages,
@@ -111,7 +72,7 @@ def fit(
     statistics: tuple[list[float], list[float]],
     title: str,
 ) -> None:
-    """Train a model in place; leave `weights.pt` and `log.csv` in the folder.
+    """Train a model in place; leave `weights.pt`, `early.pt` and `log.csv` in the folder.
 
     Args:
         model: on its device already.
@@ -133,7 +94,8 @@ def fit(
     scheduler = build_scheduler(optimizer, settings, total)
     first, rows = resume(folder, model, optimizer, scheduler)
     learn = _Step(model, loss_function, optimizer, scheduler, statistics)
-    batches = iter(_loader(images, settings, first, learn.device))
+    epochs = EpochBatches(len(images), settings.batch_size, range(first, settings.epochs), settings.seed)
+    batches = load_ahead(images, epochs, settings.loader_workers, pin_memory=learn.device.type == "cuda")
     model.train()
     keep_statistics(backbone)
     with tqdm(total=total, initial=first * steps, desc=title, unit="step", mininterval=1.0) as bar:
@@ -146,16 +108,12 @@ def fit(
                     bar.set_postfix({k: f"{float(v):.3f}" for k, v in log[-1].items()}, refresh=False)
             rows.append(summarise(epoch + 1, log, scheduler.get_last_lr()[0], title))
             save_checkpoint(folder, epoch + 1, model, optimizer, scheduler, rows)
+            if epoch + 1 == max(1, settings.epochs // EARLY_SHARE):
+                save_tensors(folder / EARLY, {k: v.cpu() for k, v in model.state_dict().items()})
     write_log(folder / LOG, rows)
     save_tensors(folder / WEIGHTS, {k: v.cpu() for k, v in model.state_dict().items()})
     (folder / CHECKPOINT).unlink(missing_ok=True)
     model.eval()
-
-
-def _loader(images: TrainingImages, settings: TrainingSettings, first: int, device: torch.device) -> DataLoader:
-    batches = EpochBatches(len(images), settings.batch_size, range(first, settings.epochs), settings.seed)
-    options = {"num_workers": settings.loader_workers, "pin_memory": device.type == "cuda"}
-    return DataLoader(images, batch_sampler=batches, **options)
 
 
 class _Step:
@@ -193,7 +151,8 @@ def build_optimizer(model: nn.Module, head: Sequence[nn.Module], settings: Train
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        fused = all(p.device.type in ("cpu", "cuda") for p in trained)
+        return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=fused)
     return torch.optim.SGD(groups, momentum=0.9, weight_decay=settings.weight_decay)
 
 

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from pmm.batches import EpochBatches, TrainingImages
 from pmm.data.transforms import Augmentation
 from pmm.devices import seeded
 from pmm.errors import InputError
 from pmm.params import Params
 from pmm.training import (
     CHECKPOINT,
+    EARLY,
     LOG,
     WEIGHTS,
-    EpochBatches,
-    TrainingImages,
     TrainingSettings,
     build_optimizer,
     build_scheduler,
@@ -84,7 +84,7 @@ def test_one_seed_gives_the_same_bits_whatever_the_global_state(tmp_path):
     assert same(first, second) and not same(first, third)
     assert (tmp_path / "a" / LOG).read_bytes() == (tmp_path / "b" / LOG).read_bytes()
     assert not first.training
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [LOG, WEIGHTS]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [EARLY, LOG, WEIGHTS]
 
 
 def test_loader_processes_change_nothing(tmp_path):
@@ -113,6 +113,22 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path, op
     assert same(whole, resumed)
     assert (tmp_path / "whole" / LOG).read_bytes() == (tmp_path / "cut" / LOG).read_bytes()
     assert same(load_weights(Tiny(), tmp_path / "cut" / WEIGHTS), whole)
+
+
+def test_the_weights_after_a_quarter_of_the_epochs_are_kept(tmp_path):
+    train(tmp_path / "long", epochs=8, schedule="poly")
+    early = load_weights(tiny(), tmp_path / "long" / EARLY).state_dict()
+    late = load_weights(tiny(), tmp_path / "long" / WEIGHTS).state_dict()
+    assert not torch.equal(early["head.2.weight"], late["head.2.weight"])
+    train(tmp_path / "one", epochs=1)
+    one = [load_weights(tiny(), tmp_path / "one" / name).state_dict() for name in (EARLY, WEIGHTS)]
+    assert all(torch.equal(a, b) for a, b in zip(one[0].values(), one[1].values(), strict=True))
+
+
+def test_training_leaves_torch_its_threads(tmp_path):
+    before = torch.get_num_threads()
+    train(tmp_path, epochs=1)
+    assert torch.get_num_threads() == before
 
 
 def test_the_loss_sees_the_share_of_steps_done(tmp_path):

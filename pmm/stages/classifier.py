@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pmm.artifacts import Stage, located
+from pmm.batches import TrainingImages
 from pmm.cam import load_cams, save_cams
 from pmm.cam_inference import multi_scale_cam
 from pmm.data import SegmentationData
@@ -23,7 +24,7 @@ from pmm.devices import place, prepare_images, seeded
 from pmm.models import CamClassifier, freeze, load_imagenet
 from pmm.stages.data import DataStages
 from pmm.threads import map_images
-from pmm.training import WEIGHTS, TrainingImages, TrainingSettings, fit, load_weights
+from pmm.training import WEIGHTS, TrainingSettings, fit, load_weights
 
 AUGMENTATIONS = {
     "weak": {"scale": (1.0, 1.0), "colour": 0.0, "erase": 0.0},

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from pmm import mask_files
 from pmm.artifacts import Stage, located
+from pmm.batches import TrainingImages
 from pmm.crf import SEGMENTATION_CRF, DenseCRF
 from pmm.cyclic import cyclic_pseudo_mask
 from pmm.data.images import write_mask
@@ -24,7 +25,7 @@ from pmm.params import Params, check_params
 from pmm.segmentation import SegmentationLoss, class_probabilities, pixel_loss_map
 from pmm.stages.masks import MaskStages
 from pmm.threads import map_images
-from pmm.training import LOG, WEIGHTS, TrainingImages, TrainingSettings, fit, load_weights, read_log
+from pmm.training import EARLY, LOG, WEIGHTS, TrainingSettings, fit, load_weights, read_log
 
 
 class SegmenterStages(MaskStages):
@@ -89,8 +90,12 @@ class SegmenterStages(MaskStages):
         freeze(model.encoder.model, p.seg_frozen_stages)
         return place(model, self.device)
 
-    def load_segmenter(self, name: str) -> nn.Module:
+    def load_segmenter(self, name: str, early: bool = False) -> nn.Module:
         """Return a trained segmentation model in evaluation mode.
+
+        Args:
+            name: of its folder below `segmenter/`.
+            early: as it was after the first quarter of its epochs.
 
         Raises:
             InputError: it has not been trained.
@@ -99,7 +104,7 @@ class SegmenterStages(MaskStages):
         if record is None:
             raise InputError(f"segmenter = {name}: not trained in {self.run.path}; call experiment.segmenter first")
         p = check_params({**self.params.model_dump(), **record.settings, "seg_masks": self.params.seg_masks}, name)
-        return load_weights(self._new_segmenter(p, pretrained=False), record.folder / WEIGHTS)
+        return load_weights(self._new_segmenter(p, pretrained=False), record.folder / (EARLY if early else WEIGHTS))
 
     def _score_val(self, model: nn.Module) -> dict[str, Any]:
         def predict(image_id: str) -> np.ndarray:
@@ -124,9 +129,9 @@ class SegmenterStages(MaskStages):
         """Predict the mask (H,W) uint8 of any image with a trained model."""
         return self.probabilities(name, image_id).argmax(0).astype(np.uint8)
 
-    def loss_map(self, name: str, image_id: str, masks: str) -> np.ndarray:
+    def loss_map(self, name: str, image_id: str, masks: str, early: bool = False) -> np.ndarray:
         """Compute a trained model's per-pixel loss (H,W) float32 on an image against its training mask."""
-        model, mask = self._kept_segmenter(name), self.pseudo_mask(masks, image_id)
+        model, mask = self._kept_segmenter(name, early), self.pseudo_mask(masks, image_id)
         p = self.params
         options = {"pixel_loss": p.pixel_loss, "background_margin": p.seg_background_margin}
         return pixel_loss_map(model, self.data.image(image_id), mask, **options, statistics=self.statistics)
@@ -135,13 +140,13 @@ class SegmenterStages(MaskStages):
         """Read a training's log: epoch, loss, lr and, for segmenters, gate_open and over_kappa."""
         return read_log(self.run.path / stage_name / LOG)
 
-    def _kept_segmenter(self, name: str) -> nn.Module:
+    def _kept_segmenter(self, name: str, early: bool = False) -> nn.Module:
         mark = self.run.recorded(f"segmenter/{name}")
         kept = self.__dict__.setdefault("_segmenters", {})
-        key = (name, mark.fingerprint if mark else "")
+        key = (name, early, mark.fingerprint if mark else "")
         if key not in kept:
             kept.clear()  # one model in memory at a time is enough
-            kept[key] = self.load_segmenter(name)
+            kept[key] = self.load_segmenter(name, early)
         return kept[key]
 
     def cyclic_masks(self, round_: int, teacher: str) -> Stage:

@@ -1,4 +1,4 @@
-"""Benchmarks of pseudo-masks, CAMs and training: `make bench` writes results/benchmarks.json and benchmarks.md.
+"""Benchmarks of pseudo-masks, CAMs and training: `make bench` writes results/benchmarks.json and docs/speed.md.
 
 Everything is a ratio of contenders that take turns in one run on the same inputs; seconds are those of one machine.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import joblib
 import numpy as np
 from measure import exponent, interleave, own_peak_mib, peak_mib, ratios, spread
+from page import page
 from recipe import DEMO, RecipeCRF, blobs, photograph
 from where import where_time_goes
 
@@ -271,6 +272,7 @@ def main() -> None:
             print(f"{name} ...", file=sys.stderr, flush=True)
             results |= {"environment": environment(), name: measure(arguments.quick)}
             write_text(path, json.dumps(results, indent=1) + "\n")
+            write_text((folder if arguments.quick else project_root() / "docs") / "speed.md", page(results))
     print(path)
 
 

@@ -1,0 +1,125 @@
+"""Turn benchmarks.json into docs/speed.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+INTRO = """# Speed, and where the time goes
+
+`make bench` wrote this page. All contenders take turns in one run on the same inputs, so a busy moment of the machine
+meets all alike. Ratios are medians with quartiles; milliseconds are this machine's: {machine}.
+The *recipe* is how pydensecrf is commonly called: for each class a new `DenseCRF2D`, a Gaussian and a bilateral
+kernel, 10 iterations. *Ours* is `crf_engine: lattice`. Photographs are sample scenes, maps are smooth blobs like CAMs.
+"""
+
+LIMIT = """
+The lattices' vertices and weights are what a pass must read: 72 bytes a pixel. A copy of a large array reaches
+{copy} GB/s here on one thread, so the last column says how far a pass is from what the memory could carry. It is not
+bound by memory: each pixel gathers from and adds to nine places of small tables, which lie in the caches, and so many
+dependent loads and stores set the pace. The blur touches the tables alone.
+"""
+
+
+def page(results: dict[str, Any]) -> str:
+    """Return the page of the parts that `results` holds."""
+    where = results["environment"]
+    text = [INTRO.format(machine=f"{where['processor']}, {where['cores']} cores, Python {where['python']}")]
+    for name, write in SECTIONS.items():
+        if name in results:
+            text.append(write(results[name]))
+    return "\n".join(text)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def ratio(value: dict[str, float]) -> str:
+    """Write a median with its quartiles."""
+    return f"{value['median']:g}x ({value['q1']:g} to {value['q3']:g})"
+
+
+def _ppmg(rows: list[dict[str, Any]]) -> str:
+    columns = ("image", "classes", "recipe, ms", "ours, all cores, ms", "faster", "ours, one thread, ms", "faster",
+               "pixels that agree", "posterior differs by at most")  # fmt: skip
+    cells = [
+        (r["size"], r["classes"], r["recipe"]["median"], r["all cores"]["median"], ratio(r["ratio, all cores"]),
+         r["one thread"]["median"], ratio(r["ratio, one thread"]), f"{r['pixels that agree']:.4%}",
+         f"{r['largest difference of posteriors']:.1e}")
+        for r in rows
+    ]  # fmt: skip
+    return "## One image: PPMG from scratch\n\n" + table(columns, cells)
+
+
+def _rate(found: dict[str, Any]) -> str:
+    return (
+        f"## Many images: masks a second\n\n{found['images']} images of 500x375 with 1 to 3 classes, "
+        f"{found['workers']} cores: threads with the lattice {found['ours']} a second, "
+        f"a process pool with the recipe {found['recipe']}: "
+        f"{found['ratio']} times as many.\n"
+    )
+
+
+def _slider(rows: list[dict[str, Any]]) -> str:
+    cells = [(r["size"], r["classes"], r["p50 ms"], r["p95 ms"]) for r in rows]
+    return "## A slider step: alpha moves, the lattices stay\n\n" + table(
+        ("image", "classes", "p50, ms", "p95, ms"), cells
+    )
+
+
+def _cams(found: dict[str, Any]) -> str:
+    return (
+        "## CAMs: four scales with flips, 256x192\n\n"
+        f"{found['ours, images/s']} images a second, image and flip in one pass and an image a thread, against "
+        f"{found['loop, images/s']} for a loop over scales and flips: {ratio(found['ratio'])}. "
+        f"CAMs differ by at most {found['largest difference']:.1e}.\n"
+    )
+
+
+def _training(found: dict[str, Any]) -> str:
+    cells = [(kind, found[f"{kind}, images/s"], "" if kind == "ce" else _percent(found["cost of PUS, %"][kind]))
+             for kind in ("ce", "clamp", "pow", "ignore")]  # fmt: skip
+    note = f"Loading a batch takes {_percent(found['loading, % of a step'])} of a step, on a thread beside it.\n"
+    return "## A training step\n\n" + table(("loss", "images/s", "cost over cross-entropy"), cells) + "\n" + note
+
+
+def _percent(value: dict[str, float]) -> str:
+    return f"{value['median']:g} % ({value['q1']:g} to {value['q3']:g})"
+
+
+def _memory(found: dict[str, Any]) -> str:
+    rows = [(name, found[name]["before"], found[name]["peak"]) for name in found if isinstance(found[name], dict)
+            and "peak" in found[name]]  # fmt: skip
+    each = found["per worker, MiB"]
+    note = f"\nFor each worker: {each['ours']:g} against {each['recipe']:g} MiB, {found['ratio']:g} of the recipe's.\n"
+    return "## Memory: ten masks of three classes at 500x375, MiB\n\n" + table(("who", "at rest", "peak"), rows) + note
+
+
+def _growth(found: dict[str, Any]) -> str:
+    text = "## Growth, one thread\n\n"
+    for what in ("pixels", "classes"):
+        text += table((what, "ms"), list(found[f"ms over {what}"].items()))
+        text += f"\nTime grows with {what} to the power of {found[f'exponent over {what}']:g}.\n\n"
+    return text
+
+
+def _where(found: dict[str, Any]) -> str:
+    names = ("step", "ms", "MB moved", "GB/s", "share of the copy's bandwidth")
+    cells = [[row.get(name, "") for name in names] for row in found["steps"]]
+    title = f"## Where the time goes, {found['size']}, one thread, {found['iterations']} iterations\n\n"
+    return title + table(names, cells) + LIMIT.format(copy=found["copy, GB/s"])
+
+
+SECTIONS = {
+    "a_ppmg_per_image": _ppmg,
+    "b_masks_per_second": _rate,
+    "c_slider_step": _slider,
+    "d_cam_rate": _cams,
+    "e_training_rate": _training,
+    "f_memory": _memory,
+    "g_growth": _growth,
+    "h_where_time_goes": _where,
+}
