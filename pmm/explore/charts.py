@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -86,7 +87,7 @@ class Chart:
     def curve(self, curve: Curve) -> Chart:
         """Draw a line; NaN breaks it."""
         points = [self._fine(x, y) if math.isfinite(y) else None for x, y in zip(curve.x, curve.y, strict=True)]
-        for number, (first, second) in enumerate(zip(points, points[1:], strict=False)):
+        for number, (first, second) in enumerate(pairwise(points)):
             if first and second and not (curve.dashed and number % 2):
                 self.draw.line([first, second], curve.colour, 3 * FINE, joint="curve")
         return self

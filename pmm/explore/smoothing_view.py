@@ -121,7 +121,8 @@ def _floor_warning(name: str, step: SmoothingStep, s: float) -> str:
 def _alt(name: str, step: SmoothingStep, share: dict[str, float]) -> str:
     return (
         f"Activation map of {name} before and after smoothing: coefficient of variation {step.c_v:.2f}, "
-        f"exponent {step.exponent:.2f}; above 0.5 on {share['before']:.0%} of the image before, {share['after']:.0%} after."
+        f"exponent {step.exponent:.2f}; {share['before']:.0%} of the image above 0.5 before, "
+        f"{share['after']:.0%} after."
     )
 
 
