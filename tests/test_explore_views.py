@@ -106,9 +106,7 @@ def test_a_class_that_is_not_in_the_image_is_refused(sample):
         lambda: masks_view(sample, MaskState(crf=CRF, class_id=7)),
         lambda: sample.only([7]),
     ):
-        with pytest.raises(
-            InputError, match=r"class 7: not in scene0; the classes there are 1 \(one\), 2 \(two words\)"
-        ):
+        with pytest.raises(InputError, match=r"class 7: not in scene0; .* are 1 \(one\), 2 \(two words\)"):
             make()
 
 
@@ -168,7 +166,7 @@ def test_missing_things_name_what_makes_them(tmp_path):
     with pytest.raises(InputError, match="segmenter pus is not trained"):
         model_output(untrained, from_experiment(untrained, "scene0"), "late")
     old = TinyRun(tmp_path / "c", early=False)
-    with pytest.raises(InputError, match="no early weights are kept"):
+    with pytest.raises(InputError, match="kept no early weights"):
         model_output(old, from_experiment(old, "scene0"), "early")
 
 

@@ -114,9 +114,9 @@ def test_tabs_draw_what_is_in_front(run):
 
 def test_faults_are_shown_and_vanish_with_the_next_picture(run, monkeypatch):
     explorer = explore_underfitting(run)
-    run.early = False
+    (run.run.path / "segmenter" / "pus" / "early.pt").unlink()
     explorer.panel.controls["checkpoint"].value = "early"
-    assert explorer.worker.wait() and "no early weights are kept" in explorer.problem.value
+    assert explorer.worker.wait() and "kept no early weights" in explorer.problem.value
     assert "Traceback" not in explorer.problem.value
     explorer.panel.controls["checkpoint"].value = "late"
     assert explorer.worker.wait() and explorer.problem.value == ""

@@ -14,6 +14,7 @@ from pmm.explore.sample import Sample
 from pmm.explore.view import View
 from pmm.figures.losses import HARD_RGB, WRONG_RGB, Doubted, split_doubted
 from pmm.figures.palette import UNKNOWN
+from pmm.training import EARLY
 
 KINDS = {
     "clamp, paper": ("clamp", "paper"),
@@ -97,13 +98,12 @@ def model_output(experiment: Any, sample: Sample, checkpoint: str, name: str = "
     check_segmenter_exists(experiment, name)
 
     def make() -> ModelOutput:
-        options = {"early": True} if checkpoint == "early" else {}
-        try:
-            loss = experiment.loss_map(name, sample.id, masks, **options)
-        except TypeError as error:
-            if "early" not in str(error):
-                raise
-            raise InputError("checkpoint: no early weights are kept here; choose the late checkpoint") from None
+        early = checkpoint == "early"
+        if early and not (experiment.run.recorded(f"segmenter/{name}").folder / EARLY).exists():
+            raise InputError(
+                f"checkpoint = early: segmenter {name} kept no early weights ({EARLY}); choose late, or train it anew"
+            )
+        loss = experiment.loss_map(name, sample.id, masks, early=early)
         return ModelOutput(experiment.pseudo_mask(masks, sample.id), loss)
 
     return sample.remember("model", (name, checkpoint), make)
