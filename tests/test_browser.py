@@ -56,7 +56,7 @@ def params(page):
     """A tiny finished run with CAMs, masks and the PUS model."""
     from pmm.stages import Experiment
 
-    params = load_params(ROOT / "params" / "smoke.yaml", {"run_name": "browser"})
+    params = load_params(ROOT / "params" / "smoke.yaml", {"run_name": "browser", "alpha": 4.0})
     experiment = Experiment(params)
     experiment.pseudo_masks("ppmg")
     experiment.segmenter("pus", masks=params.seg_masks)
@@ -126,7 +126,7 @@ def move(page, slider, key):
 def check_page(page, name):
     page.wait_for_selector("img.pmm-picture", timeout=PATIENCE)
     picture = page.locator("img.pmm-picture.pmm-rows-2").first
-    print(picture.evaluate("e => e.outerHTML.slice(0, 600)"))
+    assert page.locator(".pmm-alt").first.get_attribute("aria-label").startswith("Pseudo-mask of")
     box = picture.bounding_box()
     page.screenshot(path=PAGES / f"{name}_opened.png")
     assert "ground truth" in move(page, "s, smoothing", "ArrowRight")

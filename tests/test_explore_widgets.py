@@ -76,7 +76,7 @@ def test_a_slider_changes_picture_numbers_and_parameters(run):
     assert panel.picture.value != picture and panel.words.value != words and panel.chart.value != chart
     assert "points against the previous setting" in panel.words.value
     assert size_of(panel.picture.value) == size_of(picture) == (1204, 544)
-    assert panel.picture.tooltip.startswith("Pseudo-mask of scene0")
+    assert 'role="img" aria-label="Pseudo-mask of scene0' in panel.words.value
     assert yaml.safe_load(panel.yaml.value)["alpha"] == 8.0
     panel.reset()
     assert explorer.worker.wait() and yaml.safe_load(panel.yaml.value)["alpha"] == run.params.alpha

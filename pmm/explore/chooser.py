@@ -144,6 +144,7 @@ STYLE = f"""
 .pmm-rows-2 {{aspect-ratio: 1204 / 544;}}
 .pmm-rows-1 {{aspect-ratio: 1204 / 285;}}
 .pmm-words {{font-size: 16px; line-height: 1.5; margin: 4px 0; padding-left: 18px;}}
+.pmm-alt {{position: absolute; width: 1px; height: 1px; overflow: hidden;}}
 .pmm-warning {{font-size: 16px; border-left: 6px solid #D55E00; padding: 4px 10px; margin: 4px 0;}}
 .pmm-problem {{font-size: 16px; border-left: 6px solid #A4001D; padding: 4px 10px; margin: 4px 0;}}
 .pmm-gallery .widget-toggle-button {{width: {THUMBNAIL[0]}px; height: {THUMBNAIL[1]}px; padding: 0;

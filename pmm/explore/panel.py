@@ -97,8 +97,7 @@ class Panel:
         """Put a view on the page."""
         self.sample, self.view = sample, view
         self.picture.value = canvas.to_jpeg(view.picture)
-        self.picture.tooltip = view.alt  # the title of an image without alt is its accessible name
-        self.words.value = _lines(view.text)
+        self.words.value = _lines(view)
         self.warning.value = f'<p class="pmm-warning" role="status">{html.escape(view.warning)}</p>' * bool(
             view.warning
         )
@@ -151,7 +150,7 @@ class ClassPanel(Panel):
 class SmoothingPanel(ClassPanel):
     """s and t of notebook 03."""
 
-    title, name = "Smoothing: s, t", "smoothing"
+    title, name = "Smoothing", "smoothing"
 
     def make_controls(self) -> dict[str, widgets.Widget]:
         """Return class, s, t, variant."""
@@ -179,7 +178,7 @@ class SmoothingPanel(ClassPanel):
 class MasksPanel(ClassPanel):
     """All that makes a pseudo-mask, notebook 04."""
 
-    title, name = "Pseudo-mask: s, alpha", "masks"
+    title, name = "Pseudo-mask", "masks"
 
     def __init__(self, experiment: Any):
         self.chart, self.chart_words = _image(rows=1), widgets.HTML()
@@ -248,8 +247,7 @@ class MasksPanel(ClassPanel):
         view = live_view(self._handful, self.state(values), stop)
         if view is not None:
             self.chart.value = canvas.to_jpeg(view.picture)
-            self.chart.tooltip = view.alt
-            self.chart_words.value = _lines(view.text)
+            self.chart_words.value = _lines(view)
 
     def reset(self, *_: Any) -> None:
         """Set all controls to the run's parameters, those of the chosen method."""
@@ -263,7 +261,7 @@ class MasksPanel(ClassPanel):
 class UnderfittingPanel(Panel):
     """kappa and beta of notebook 05."""
 
-    title, name = "Under-fitting: kappa, beta", "underfitting"
+    title, name = "Under-fitting", "underfitting"
 
     def make_controls(self) -> dict[str, widgets.Widget]:
         """Return kind, checkpoint, kappa, beta."""
@@ -297,9 +295,11 @@ def _clean(value: float) -> float:
     return float(f"{value:.4g}")  # a step of 0.05 must not give 0.15000000000000002
 
 
-def _lines(text: tuple[str, ...]) -> str:
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in text if line)
-    return f'<ul class="pmm-words" role="status" aria-live="polite">{lines}</ul>'
+def _lines(view: View) -> str:
+    # ipywidgets' Image has no alt, and its script fails on a tooltip; so the alternative text stands beside it, unseen
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in view.text if line)
+    alt = f'<span class="pmm-alt" role="img" aria-label="{html.escape(view.alt)}"></span>'
+    return alt + f'<ul class="pmm-words" role="status" aria-live="polite">{lines}</ul>'
 
 
 def _image(rows: int = 2) -> widgets.Image:
