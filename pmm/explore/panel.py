@@ -24,9 +24,8 @@ from pmm.params import check_params
 
 PAUSE = 1.0
 """Seconds without a movement after which the next one is compared with what stands there."""
-LABEL = {"description_width": "118px"}
-WIDE = widgets.Layout(width="400px", max_width="100%")
-STOP_NEVER = staticmethod(lambda: False)
+LABEL = {"description_width": "150px"}
+WIDE = widgets.Layout(width="420px", max_width="100%")
 
 
 def snippet(parameters: Mapping[str, Any]) -> str:
