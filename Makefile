@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTHON_VERSIONS := 3.10 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test test-all bench lint lab clean
+.PHONY: help demo smoke test test-all bench lint lab explore clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lint: $(STAMP) ## check style
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+explore: $(STAMP) ## open the sliders as a web page on this machine; make demo first
+	$(BIN)/voila notebooks/08_explorer.ipynb --show_tracebacks=True
 
 clean: ## delete caches and runs/smoke; other runs and .venv stay
 	rm -rf runs/smoke .pytest_cache .ruff_cache .hypothesis .benchmarks build dist *.egg-info

@@ -181,6 +181,7 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], terminal:
             stdout_file=terminal,
             stderr_file=terminal,
             kernel_manager_class=RunningPython,
+            store_widget_state=False,  # a page without a kernel shows the widgets' pictures instead
             on_cell_executed=terminal.cell_done,
         )
     except PapermillExecutionError as error:

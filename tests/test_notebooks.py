@@ -23,6 +23,7 @@ EXPECTED = [
     "05_pretended_underfitting",
     "06_cyclic_pseudo_masks",
     "07_ablations",
+    "08_explorer",
 ]
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -1,0 +1,93 @@
+"""Latency of the explorer: from a slider's new value to the new picture, at the level of the widgets.
+
+    python tests/benchmarks/slider.py [ROUNDS]
+
+The next value comes when the picture of the last one is there, as from a hand that waits; the chart of several
+scenes is worked on in between and broken off, as in use. Targets: 150 ms at 320x240, 400 ms at 500x375.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from recipe import blobs, photograph
+
+from pmm.artifacts import RunFolder, environment
+from pmm.cam import save_cams
+from pmm.crf import CRFSettings
+from pmm.explore.panel import MasksPanel, SmoothingPanel
+from pmm.explore.shell import Explorer
+from pmm.params import Params
+
+CASES = [(1, (320, 240), 0.150), (3, (320, 240), 0.150), (1, (500, 375), 0.400), (3, (500, 375), 0.400)]
+
+
+class OneScene:
+    """What the explorer asks of an experiment, with one scene of a given size and number of classes."""
+
+    def __init__(self, folder: Path, n_classes: int, size: tuple[int, int]):
+        image, cam = photograph(0, *size), blobs(0, n_classes, *size)
+        ids = tuple(range(1, n_classes + 1))
+        self.params, self.run, self.train_ids = Params(), RunFolder(folder), ["scene"]
+        names = ("background", *(f"class {i}" for i in ids))
+        truth = np.where(cam.max(axis=0) > 0.4, cam.argmax(axis=0) + 1, 0).astype(np.uint8)
+        self.data = SimpleNamespace(
+            name="one", class_names=names, image=lambda _: image, mask=lambda _: truth, labels=lambda _: ids,
+            has_mask=lambda _: True,
+        )  # fmt: skip
+        with self.run.stage("cams", {}, []) as stage:
+            save_cams(stage.folder / "scene.npz", ids, cam)
+
+    def crf_settings(self, joint: bool = False) -> CRFSettings:
+        """Return the defaults."""
+        return CRFSettings()
+
+
+def latencies(experiment: OneScene, kind: type, slider: str, values: np.ndarray) -> np.ndarray:
+    """Return seconds from each new value of a slider to the picture."""
+    explorer = Explorer(experiment, [kind])
+    arrived, seconds = threading.Event(), []
+    explorer.panel.picture.observe(lambda _: arrived.set(), "value")
+    for value in values:
+        time.sleep(0.05)
+        arrived.clear()
+        start = time.perf_counter()
+        explorer.panel.controls[slider].value = float(value)
+        if not arrived.wait(20):
+            raise RuntimeError(f"no picture came for {slider} = {value}: {explorer.failures}")
+        seconds.append(time.perf_counter() - start)
+    explorer.worker.wait()
+    return np.array(seconds[3:])  # the first ones compile and build the lattices
+
+
+def main() -> None:
+    """Measure all cases and print them as JSON."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+    steps = np.arange(rounds + 3)
+    rows = []
+    for n_classes, size, target in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            experiment = OneScene(Path(folder), n_classes, size)
+            for kind, slider, values in (
+                (MasksPanel, "s", 0.05 + 0.013 * steps),
+                (MasksPanel, "alpha", 0.3 + 0.05 * steps),
+                (SmoothingPanel, "s", 0.05 + 0.013 * steps),
+            ):
+                found = latencies(experiment, kind, slider, values)
+                p50, p95 = (1000 * np.percentile(found, q) for q in (50, 95))
+                row = {"view": kind.name, "slider": slider, "classes": n_classes, "size": f"{size[0]}x{size[1]}"}
+                row |= {"p50_ms": round(p50, 1), "p95_ms": round(p95, 1), "target_ms": round(1000 * target)}
+                rows.append(row)
+                print(row, flush=True)
+    print(json.dumps({"rows": rows, "rounds": rounds, "environment": environment()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The sliders in a real browser: Chromium opens the explorer in Voila and notebook 04 in JupyterLab.
+
+    python -m pytest -m browser
+
+Screenshots are kept in runs/browser/. Skips, with the reason, where Chromium, Playwright or a server is missing.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import nbformat
+import pytest
+
+from pmm.artifacts import project_root
+from pmm.params import load_params
+
+pytestmark = pytest.mark.browser
+ROOT = project_root()
+PAGES = ROOT / "runs" / "browser"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
+PATIENCE = 240_000
+"""Milliseconds a page may take to run its cells."""
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+"""JupyterLab keeps cells out of sight out of the page, unless told otherwise."""
+
+
+@pytest.fixture(scope="module")
+def page():
+    for package in ("playwright", "voila", "jupyterlab"):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed; Debian's package is called chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
+        yield browser.new_page(viewport={"width": 1400, "height": 1500})
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def params(page):
+    """A tiny finished run with CAMs, masks and the PUS model."""
+    from pmm.stages import Experiment
+
+    params = load_params(ROOT / "params" / "smoke.yaml", {"run_name": "browser", "alpha": 4.0})
+    experiment = Experiment(params)
+    experiment.pseudo_masks("ppmg")
+    experiment.segmenter("pus", masks=params.seg_masks)
+    return params
+
+
+def parameterised(name, params):
+    """Copy a notebook with the run's parameters written below the defaults."""
+    from pmm.pipeline import injected_parameters
+
+    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    lines = [f"{key} = {value!r}" for key, value in injected_parameters(params).items()]
+    notebook.cells[1].source += "\n" + "\n".join(lines)
+    path = PAGES / "pages" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+@contextmanager
+def server(module, *arguments):
+    """Start a server of this interpreter on a free port; yields its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", module, *arguments, "--no-browser", f"--port={port}"]
+    log = (PAGES / f"{module}.log").open("wb")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=PAGES)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(f"{address}/api" if module == "jupyterlab" else f"{address}/voila/static/", process)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+def _wait_for(address, process, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=5)
+            return
+        except urllib.error.HTTPError:
+            return  # it answers
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the server did not start; see {PAGES}/*.log")
+
+
+def move(page, slider, key):
+    """Press a key on a slider; wait until the picture and the IoU text have changed."""
+    picture, words = page.locator("img.pmm-picture.pmm-rows-2").first, page.locator("ul.pmm-words").first
+    before, text = picture.get_attribute("src"), words.inner_text()
+    row = page.locator(".widget-slider", has_text=slider).first
+    row.locator(".noUi-handle").focus()
+    for _ in range(4):
+        page.keyboard.press(key)
+    changed = "([src, text]) => document.querySelector('img.pmm-picture.pmm-rows-2').src !== src"
+    changed += " && document.querySelector('ul.pmm-words').innerText !== text"
+    page.wait_for_function(changed, arg=[before, text], timeout=20_000)
+    return words.inner_text()
+
+
+def check_page(page, name):
+    page.wait_for_selector("img.pmm-picture", timeout=PATIENCE)
+    picture = page.locator("img.pmm-picture.pmm-rows-2").first
+    assert page.locator(".pmm-alt").first.get_attribute("aria-label").startswith("Pseudo-mask of")
+    box = picture.bounding_box()
+    page.screenshot(path=PAGES / f"{name}_opened.png")
+    assert "ground truth" in move(page, "s, smoothing", "ArrowRight")
+    assert "points against the previous setting" in move(page, "alpha, background", "ArrowRight")
+    picture.scroll_into_view_if_needed()
+    page.screenshot(path=PAGES / f"{name}_moved.png")
+    after = picture.bounding_box()
+    assert (after["width"], after["height"]) == (box["width"], box["height"])
+    assert page.locator('[data-mime-type="application/vnd.jupyter.error"]').count() == 0
+    assert page.locator(".pmm-problem").count() == 0
+
+
+def test_the_explorer_in_voila(page, params):
+    path = parameterised("08_explorer.ipynb", params)
+    with server("voila", str(path), "--show_tracebacks=True") as address:
+        page.goto(address, timeout=PATIENCE)
+        check_page(page, "voila")
+
+
+def test_notebook_04_in_jupyterlab(page, params):
+    path = parameterised("04_pseudo_masks.ipynb", params)
+    for name, values in SETTINGS.items():
+        file = PAGES / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values))
+    options = [f"--ServerApp.root_dir={path.parent}", "--IdentityProvider.token=", "--allow-root"]
+    options += [f"--LabApp.user_settings_dir={PAGES / 'settings'}", f"--LabApp.workspaces_dir={PAGES / 'workspaces'}"]
+    with server("jupyterlab", *options) as address:
+        page.goto(f"{address}/lab/tree/{path.name}?reset", timeout=PATIENCE)
+        page.wait_for_selector(".jp-NotebookPanel-toolbar", timeout=60_000)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        check_page(page, "lab")
