@@ -157,6 +157,7 @@ def test_notebook_04_in_jupyterlab(page, params):
     with server("jupyterlab", *options) as address:
         page.goto(f"{address}/lab/tree/{path.name}?reset", timeout=PATIENCE)
         page.wait_for_selector(".jp-NotebookPanel-toolbar", timeout=60_000)
+        page.wait_for_selector(".jp-StatusBar-Widget >> text=/\\| Idle/", timeout=60_000)  # cells run earlier are dropped
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         check_page(page, "lab")
