@@ -110,16 +110,18 @@ def _wait_for(address, process, seconds=60):
 
 
 def move(page, slider, key):
-    """Press a key on a slider; wait until the picture and the IoU text have changed."""
+    """Press a key on a slider; wait until picture and words show the slider's new value."""
     picture, words = page.locator("img.pmm-picture.pmm-rows-2").first, page.locator("ul.pmm-words").first
     before, text = picture.get_attribute("src"), words.inner_text()
     row = page.locator(".widget-slider", has_text=slider).first
     row.locator(".noUi-handle").focus()
     for _ in range(4):
         page.keyboard.press(key)
-    changed = "([src, text]) => document.querySelector('img.pmm-picture.pmm-rows-2').src !== src"
-    changed += " && document.querySelector('ul.pmm-words').innerText !== text"
-    page.wait_for_function(changed, arg=[before, text], timeout=20_000)
+    value = f"{slider.split(',')[0]} {row.locator('.widget-readout').inner_text()}"
+    changed = """([src, text, value]) => document.querySelector('img.pmm-picture.pmm-rows-2').src !== src
+        && document.querySelector('ul.pmm-words').innerText !== text
+        && document.querySelector('.pmm-alt').getAttribute('aria-label').includes(value)"""
+    page.wait_for_function(changed, arg=[before, text, value], timeout=20_000)
     return words.inner_text()
 
 
@@ -157,7 +159,9 @@ def test_notebook_04_in_jupyterlab(page, params):
     with server("jupyterlab", *options) as address:
         page.goto(f"{address}/lab/tree/{path.name}?reset", timeout=PATIENCE)
         page.wait_for_selector(".jp-NotebookPanel-toolbar", timeout=60_000)
-        page.wait_for_selector(".jp-StatusBar-Widget >> text=/\\| Idle/", timeout=60_000)  # cells run earlier are dropped
+        page.wait_for_selector(
+            ".jp-StatusBar-Widget >> text=/\\| Idle/", timeout=60_000
+        )  # cells run earlier are dropped
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         check_page(page, "lab")

@@ -15,9 +15,9 @@ kernel, 10 iterations. *Ours* is `crf_engine: lattice`. Photographs are sample s
 
 LIMIT = """
 A pass reads the lattices' vertices and weights, 54 bytes a pixel, and the logits. A copy of a large array reaches
-{copy} GB/s here on one thread; the last column says how near a pass comes to that. To slice alone is near what the
-memory gives. With the splat, each pixel also adds to nine places of small tables that lie in the caches, and these
-dependent loads and stores set the pace. The blur touches the tables alone.
+{copy} GB/s here on one thread; the last column says how near a pass comes to that. What is missing to 1 is the price of
+nine gathers and nine adds a pixel into small tables that lie in the caches: dependent loads and stores set the pace, not
+the memory. The blur touches the tables alone.
 """
 
 
@@ -95,7 +95,10 @@ def _memory(rows: list[dict[str, Any]]) -> str:
     cells = [(r["workers"], r["ours"]["rest"], r["recipe"]["peak"], r["ours"]["peak"], r["ratio"]) for r in rows]
     columns = ("workers", "at rest", "recipe, peak", "ours, peak", "ours / recipe")
     title = "## Memory: many masks at 500x375, MiB, parent and workers together\n\n"
-    note = "\nThe recipe's workers are processes, ours are threads of one, which share what numba takes once.\n"
+    few, many = rows[0], rows[-1]
+    further = {w: (many[w]["peak"] - few[w]["peak"]) / (many["workers"] - few["workers"]) for w in ("recipe", "ours")}
+    note = "\nThe recipe's workers are processes, ours are threads of one, which share what numba takes once. "
+    note += f"Each further worker costs {further['ours']:.0f} MiB, of the recipe {further['recipe']:.0f} MiB.\n"
     return title + table(columns, cells) + note
 
 
