@@ -16,8 +16,8 @@ kernel, 10 iterations. *Ours* is `crf_engine: lattice`. Photographs are sample s
 LIMIT = """
 A pass reads the lattices' vertices and weights, 54 bytes a pixel, and the logits. A copy of a large array reaches
 {copy} GB/s here on one thread; the last column says how near a pass comes to that. What is missing to 1 is the price of
-nine gathers and nine adds a pixel into small tables that lie in the caches: dependent loads and stores set the pace, not
-the memory. The blur touches the tables alone.
+nine gathers and nine adds a pixel into small tables that lie in the caches: dependent loads and stores set the pace,
+not the memory. The blur touches the tables alone.
 """
 
 
