@@ -70,7 +70,7 @@ def test_every_stage_leaves_its_files_and_facts(finished):
     ids = experiment.train_ids
     assert len(ids) == 4 and len(experiment.val_ids) == 2
     for name in ("classifier", "segmenter/pus", "segmenter/round1"):
-        assert sorted(p.name for p in (path / name).iterdir()) == [".stage.json", "log.csv", "weights.pt"]
+        assert sorted(p.name for p in (path / name).iterdir()) == [".stage.json", "early.pt", "log.csv", "weights.pt"]
     for name in ("threshold", "crf", "ppmg_s0", "ppmg", "cyclic1"):
         assert {p.stem for p in (path / "masks" / name).glob("*.png")} == set(ids)
         assert facts[f"masks/{name}"]["images"] == 4 and 0 <= facts[f"masks/{name}"]["miou"] <= 1
