@@ -7,7 +7,7 @@ import numpy as np
 import oracles
 import pytest
 
-from pmm.crf import JOINT_CRF, PPMG_CRF, SEGMENTATION_CRF, CRFSettings, DenseCRF
+from pmm.crf import ENGINES, JOINT_CRF, PPMG_CRF, SEGMENTATION_CRF, CRFSettings, DenseCRF
 from pmm.errors import InputError, MissingDependency
 
 SHARP = CRFSettings(gauss_sxy=1, gauss_compat=1, bilateral_sxy=4, bilateral_srgb=30, bilateral_compat=2)
@@ -158,13 +158,33 @@ def test_settings_refuse(name, value):
         CRFSettings(**{name: value})
 
 
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    if request.param == "pydensecrf":
+        pytest.importorskip("pydensecrf", reason="pydensecrf2 is not installed; it needs a C++ compiler")
+    return CRFSettings(engine=request.param)
+
+
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(InputError, match=r"^engine: 'cuda' is unknown; choose one of lattice, pydensecrf"):
+        CRFSettings(engine="cuda")
+
+
 @pytest.mark.parametrize(
     "image",
     [np.zeros((4, 5)), np.zeros((4, 5, 3)), np.zeros((4, 5, 4), np.uint8), np.zeros((0, 5, 3), np.uint8)],
 )
-def test_refuses_other_images(image):
+def test_refuses_other_images(image, engine):
     with pytest.raises(InputError, match=r"^image: "):
-        DenseCRF(image)
+        DenseCRF(image, engine)
+
+
+def test_takes_an_image_that_is_not_contiguous(engine):
+    image, probabilities = random_problem((10, 8))
+    view = np.repeat(image, 2, axis=1)[:, ::2]
+    assert np.array_equal(
+        DenseCRF(view, engine).posterior(probabilities), DenseCRF(image, engine).posterior(probabilities)
+    )
 
 
 def test_refuses_other_settings_and_sigmas_beyond_the_lattice():
@@ -187,13 +207,13 @@ def test_refuses_other_settings_and_sigmas_beyond_the_lattice():
         (np.ones((2, 4, 5), bool), "bool"),
     ],
 )
-def test_refuses_other_probabilities(probabilities, found):
+def test_refuses_other_probabilities(probabilities, found, engine):
     with pytest.raises(InputError, match=rf"^probabilities: .*{found}"):
-        DenseCRF(np.zeros((4, 5, 3), np.uint8)).posterior(probabilities)
+        DenseCRF(np.zeros((4, 5, 3), np.uint8), engine).posterior(probabilities)
 
 
-def test_foreground_posterior_names_the_bad_argument():
-    crf, good = DenseCRF(np.zeros((4, 5, 3), np.uint8)), np.full((2, 4, 5), 0.5)
+def test_foreground_posterior_names_the_bad_argument(engine):
+    crf, good = DenseCRF(np.zeros((4, 5, 3), np.uint8), engine), np.full((2, 4, 5), 0.5)
     with pytest.raises(InputError, match=r"^foreground: "):
         crf.foreground_posterior(good * np.nan, good)
     with pytest.raises(InputError, match=r"^background: "):

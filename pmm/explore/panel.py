@@ -14,6 +14,7 @@ import yaml
 
 from pmm.errors import InputError
 from pmm.explore import canvas
+from pmm.explore.controls import clean, log_slider, menu, picture_widget, row, slider, words_html
 from pmm.explore.live import Handful, live_view
 from pmm.explore.masks_view import METHODS, MaskResult, MaskState, make_mask, masks_view
 from pmm.explore.sample import Sample
@@ -24,8 +25,6 @@ from pmm.params import check_params
 
 PAUSE = 1.0
 """Seconds without a movement after which the next one is compared with what stands there."""
-LABEL = {"description_width": "150px"}
-WIDE = widgets.Layout(width="420px", max_width="100%")
 
 
 def snippet(parameters: Mapping[str, Any]) -> str:
@@ -60,7 +59,7 @@ class Panel:
         self.initial = {name: control.value for name, control in self.controls.items()}
         self.view: View | None = None
         self.sample: Sample | None = None
-        self.picture = _image()
+        self.picture = picture_widget()
         self.words, self.warning, self.saved = (widgets.HTML() for _ in range(3))
         self.yaml = widgets.Textarea(disabled=False, rows=6, layout=widgets.Layout(width="100%"))
         self.widget = widgets.VBox([*self.layout_controls(), self.warning, *self.outputs(), self._tools()])
@@ -71,7 +70,7 @@ class Panel:
 
     def layout_controls(self) -> list[widgets.Widget]:
         """Return the rows of controls."""
-        return [_row(self.controls.values())]
+        return [row(self.controls.values())]
 
     def outputs(self) -> list[widgets.Widget]:
         """Return picture and words."""
@@ -96,7 +95,7 @@ class Panel:
         """Put a view on the page."""
         self.sample, self.view = sample, view
         self.picture.value = canvas.to_jpeg(view.picture)
-        self.words.value = _lines(view)
+        self.words.value = words_html(view)
         self.warning.value = f'<p class="pmm-warning" role="status">{html.escape(view.warning)}</p>' * bool(
             view.warning
         )
@@ -155,10 +154,10 @@ class SmoothingPanel(ClassPanel):
         """Return class, s, t, variant."""
         p = self.experiment.params
         return {
-            "class_id": _menu("class", [("", 0)], 0),
-            "s": _slider("s, strength", p.s, 0, 3, 0.05),
-            "variant": _menu("variant", ["official", "paper"], p.variant),
-            "t": _slider("t, threshold", p.t, 0, 0.95, 0.01),
+            "class_id": menu("class", [("", 0)], 0),
+            "s": slider("s, strength", p.s, 0, 3, 0.05),
+            "variant": menu("variant", ["official", "paper"], p.variant),
+            "t": slider("t, threshold", p.t, 0, 0.95, 0.01),
         }
 
     def evaluate(self, sample: Sample, values: Mapping[str, Any]) -> View:
@@ -167,7 +166,7 @@ class SmoothingPanel(ClassPanel):
 
     def state(self, values: Mapping[str, Any]) -> SmoothingState:
         """Return the setting of the controls."""
-        return SmoothingState(values["class_id"], _clean(values["s"]), _clean(values["t"]), values["variant"])
+        return SmoothingState(values["class_id"], clean(values["s"]), clean(values["t"]), values["variant"])
 
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return s, t, variant."""
@@ -180,7 +179,7 @@ class MasksPanel(ClassPanel):
     title, name = "Pseudo-mask", "masks"
 
     def __init__(self, experiment: Any):
-        self.chart, self.chart_words = _image(rows=1), widgets.HTML()
+        self.chart, self.chart_words = picture_widget(rows=1), widgets.HTML()
         self._base: tuple[MaskState, MaskResult] | None = None
         self._shown: tuple[MaskState, MaskResult] | None = None
         self._moved = 0.0
@@ -191,27 +190,27 @@ class MasksPanel(ClassPanel):
         """Return method, s, alpha, t, variant, threshold, class and the CRF's strengths."""
         p = self.experiment.params
         return {
-            "method": _menu("method", [(title, key) for key, title in METHODS.items()], "ppmg"),
-            "class_id": _menu("steps of class", [("", 0)], 0),
-            "s": _slider("s, smoothing", p.s, 0, 3, 0.05),
-            "alpha": _log_slider("alpha, background", p.alpha, -4, 6),
-            "t": _slider("t, threshold", p.t, 0, 0.95, 0.01),
-            "variant": _menu("variant", ["official", "paper"], p.variant),
-            "cam_threshold": _slider("CAM threshold", p.cam_threshold, 0.02, 0.98, 0.02),
-            "iterations": _slider("CRF iterations", p.crf_iterations, 1, 20, 1),
-            "gauss_compat": _slider("CRF nearness", p.crf_gauss_compat, 0, 30, 0.5),
-            "bilateral_compat": _slider("CRF colour", p.crf_bilateral_compat, 0, 30, 0.5),
-            "gauss_sxy": _slider("reach, pixels", p.crf_gauss_sxy, 1, 20, 0.5),
-            "bilateral_sxy": _slider("colour: pixels", p.crf_bilateral_sxy, 5, 160, 5),
-            "bilateral_srgb": _slider("colour: grey levels", p.crf_bilateral_srgb, 2, 60, 1),
+            "method": menu("method", [(title, key) for key, title in METHODS.items()], "ppmg"),
+            "class_id": menu("steps of class", [("", 0)], 0),
+            "s": slider("s, smoothing", p.s, 0, 3, 0.05),
+            "alpha": log_slider("alpha, background", p.alpha, -4, 6),
+            "t": slider("t, threshold", p.t, 0, 0.95, 0.01),
+            "variant": menu("variant", ["official", "paper"], p.variant),
+            "cam_threshold": slider("CAM threshold", p.cam_threshold, 0.02, 0.98, 0.02),
+            "iterations": slider("CRF iterations", p.crf_iterations, 1, 20, 1),
+            "gauss_compat": slider("CRF nearness", p.crf_gauss_compat, 0, 30, 0.5),
+            "bilateral_compat": slider("CRF colour", p.crf_bilateral_compat, 0, 30, 0.5),
+            "gauss_sxy": slider("reach, pixels", p.crf_gauss_sxy, 1, 20, 0.5),
+            "bilateral_sxy": slider("colour: pixels", p.crf_bilateral_sxy, 5, 160, 5),
+            "bilateral_srgb": slider("colour: grey levels", p.crf_bilateral_srgb, 2, 60, 1),
         }
 
     def layout_controls(self) -> list[widgets.Widget]:
         """Return the main sliders, and those of the CRF folded away."""
         main = ("method", "class_id", "s", "alpha", "t", "variant", "cam_threshold")
         crf = [control for name, control in self.controls.items() if name not in main]
-        folded = widgets.Accordion([_row(crf)], titles=("Strengths of the dense CRF",))
-        return [_row(self.controls[name] for name in main), folded]
+        folded = widgets.Accordion([row(crf)], titles=("Strengths of the dense CRF",))
+        return [row(self.controls[name] for name in main), folded]
 
     def outputs(self) -> list[widgets.Widget]:
         """Return picture, words and the chart over several scenes."""
@@ -221,8 +220,8 @@ class MasksPanel(ClassPanel):
         """Return the setting of the controls."""
         run = self.experiment.crf_settings()
         strengths = ("gauss_compat", "bilateral_compat", "gauss_sxy", "bilateral_sxy", "bilateral_srgb")
-        crf = type(run)(int(values["iterations"]), **{k: _clean(values[k]) for k in strengths}, engine=run.engine)
-        numbers = {name: _clean(values[name]) for name in ("s", "alpha", "t", "cam_threshold")}
+        crf = type(run)(int(values["iterations"]), **{k: clean(values[k]) for k in strengths}, engine=run.engine)
+        numbers = {name: clean(values[name]) for name in ("s", "alpha", "t", "cam_threshold")}
         return MaskState(values["method"], variant=values["variant"], crf=crf, class_id=values["class_id"], **numbers)
 
     def evaluate(self, sample: Sample, values: Mapping[str, Any]) -> View:
@@ -246,7 +245,7 @@ class MasksPanel(ClassPanel):
         view = live_view(self._handful, self.state(values), stop)
         if view is not None:
             self.chart.value = canvas.to_jpeg(view.picture)
-            self.chart_words.value = _lines(view)
+            self.chart_words.value = words_html(view)
 
     def reset(self, *_: Any) -> None:
         """Set all controls to the run's parameters, those of the chosen method."""
@@ -268,15 +267,15 @@ class UnderfittingPanel(Panel):
         names = {pair: name for name, pair in KINDS.items()}
         kind = names.get((p.pus, p.pus_variant), next((n for n, (k, _) in KINDS.items() if k == p.pus), "clamp, paper"))
         return {
-            "kind": _menu("kind", list(KINDS), kind),
-            "kappa": _slider("kappa", p.kappa, 0.05, 5, 0.05),
-            "checkpoint": _menu("checkpoint", list(CHECKPOINTS), "late"),
-            "beta": _slider("beta, gate", p.beta, 0, 2, 0.02),
+            "kind": menu("kind", list(KINDS), kind),
+            "kappa": slider("kappa", p.kappa, 0.05, 5, 0.05),
+            "checkpoint": menu("checkpoint", list(CHECKPOINTS), "late"),
+            "beta": slider("beta, gate", p.beta, 0, 2, 0.02),
         }
 
     def state(self, values: Mapping[str, Any]) -> UnderfittingState:
         """Return the setting of the controls."""
-        return UnderfittingState(values["kind"], _clean(values["kappa"]), _clean(values["beta"]), values["checkpoint"])
+        return UnderfittingState(values["kind"], clean(values["kappa"]), clean(values["beta"]), values["checkpoint"])
 
     def evaluate(self, sample: Sample, values: Mapping[str, Any]) -> View:
         """Make the view of a setting."""
@@ -288,41 +287,3 @@ class UnderfittingPanel(Panel):
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return pus, pus_variant, kappa, beta."""
         return self.state(values).parameters()
-
-
-def _clean(value: float) -> float:
-    return float(f"{value:.4g}")  # a step of 0.05 must not give 0.15000000000000002
-
-
-def _lines(view: View) -> str:
-    # ipywidgets' Image has no alt, and its script fails on a tooltip; so the alternative text stands beside it, unseen
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in view.text if line)
-    alt = f'<span class="pmm-alt" role="img" aria-label="{html.escape(view.alt)}"></span>'
-    return alt + f'<ul class="pmm-words" role="status" aria-live="polite">{lines}</ul>'
-
-
-def _image(rows: int = 2) -> widgets.Image:
-    image = widgets.Image(format="jpeg", layout=widgets.Layout(width="100%", max_width="1204px", height="auto"))
-    image.add_class("pmm-picture").add_class(f"pmm-rows-{rows}")
-    return image
-
-
-def _row(controls) -> widgets.Widget:
-    return widgets.Box(list(controls), layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
-
-
-def _slider(name: str, value: float, low: float, high: float, step: float) -> widgets.Widget:
-    kind = widgets.IntSlider if isinstance(step, int) and isinstance(value, int) else widgets.FloatSlider
-    limits = {"min": min(low, value), "max": max(high, value), "step": step}
-    options = {} if kind is widgets.IntSlider else {"readout_format": ".2f"}
-    return kind(value=value, description=name, style=LABEL, layout=WIDE, **limits, **options)
-
-
-def _log_slider(name: str, value: float, low: float, high: float) -> widgets.Widget:
-    limits = {"base": 2.0, "min": low, "max": high, "step": 0.125, "readout_format": ".3g"}
-    return widgets.FloatLogSlider(value=min(max(value, 2.0**low), 2.0**high), description=name, style=LABEL,
-                                  layout=WIDE, **limits)  # fmt: skip
-
-
-def _menu(name: str, options: list, value: Any) -> widgets.Dropdown:
-    return widgets.Dropdown(options=options, value=value, description=name, style=LABEL, layout=WIDE)

@@ -282,8 +282,8 @@ def _histogram(output: ModelOutput, state: UnderfittingState, split: Doubted | N
 
 
 def _precision_recall_chart(sample: Sample, output: ModelOutput, state: UnderfittingState) -> np.ndarray:
-    key = id(output)
-    precision, recall = sample.remember("curves", key, lambda: precision_recall(output, sample.truth))
+    curves = sample.remember("curves", state.checkpoint, lambda: precision_recall(output, sample.truth))
+    precision, recall = curves
     ticks = (0, 0.5, 1)
     axes = Axes((0.05, 5), (0, 1), "kappa", "", (0.05, 0.2, 1, 5), ticks, log=True, percent=True)
     chart = Chart(axes).curve(Curve(KAPPAS, precision, VERMILION)).curve(Curve(KAPPAS, recall, GREEN))
