@@ -118,7 +118,7 @@ class Params(BaseModel):
     ablation_seeds: list[int] = Field([], description="seeds of the long PUS comparison; empty: skip it")
 
     # --- the grids of notebook 07
-    ablation_scenes: int = Field(24, ge=1, le=1_000_000, description="training images that judge pseudo-masks")
+    ablation_scenes: int = Field(12, ge=1, le=1_000_000, description="training images that judge pseudo-masks")
     ablation_s: list[float] = Field([0.0, 0.15, 0.3, 0.6], description="values of s; 0 and the run's s are added")
     ablation_alpha: list[float] = Field([0.25, 0.5, 1.0, 2.0], description="values of alpha; the run's is added")
     ablation_t: list[float] = Field([0.0, 0.05, 0.2, 0.4], description="values of t; the run's is added")
