@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pmm.data.transforms import Augmentation, augment, erase, jitter, random_crop
@@ -106,6 +106,7 @@ def test_a_mask_draws_no_chance():
         assert torch.equal(alone, run(image, mask, seed, **EVERYTHING)[0])
 
 
+@example(2, 1, 1, 1, 2)  # torch cannot resize bytes of a single column
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 24), st.integers(1, 24), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_any_size_gives_the_crop_with_labels_from_the_mask(height, width, h, w, seed):

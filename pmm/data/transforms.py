@@ -51,7 +51,9 @@ def augment(
     factor = float(np.exp(rng.uniform(*np.log(settings.scale))))
     if factor != 1.0:
         size = [max(1, round(side * factor)) for side in picture.shape[1:]]
-        picture = TF.resize(picture, size, antialias=factor < 1)
+        tiny = min(*picture.shape[1:], *size) < 4  # torch's resizing of bytes fails on single rows and columns
+        source = picture.float() if tiny else picture
+        picture = TF.resize(source, size, antialias=factor < 1).round().clamp(0, 255).to(torch.uint8)
         target = None if target is None else TF.resize(target, size, interpolation=TF.InterpolationMode.NEAREST_EXACT)
     picture, target = random_crop(picture, target, settings.crop, rng)
     if rng.random() < 0.5:
