@@ -119,6 +119,7 @@ def check_split(data: SegmentationData, split: str, needs_labels: bool = False, 
 
 def _read_all(data: SegmentationData, ids: Sequence[str], title: str) -> list[Any]:
     def read(image_id: str) -> tuple[int, bool] | InputError:
+        """Decode one image and its mask; return its number of labels and whether it has a mask, or the error."""
         try:
             data.image(image_id)
             has_mask = data.has_mask(image_id)

@@ -109,6 +109,7 @@ def score_masks(
     """
 
     def judge(image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Read the exact mask beside the prediction."""
         return data.mask(image_id), predict(image_id)
 
     judged = [image_id for image_id in image_ids if data.has_mask(image_id)]

@@ -96,6 +96,7 @@ def _measure(experiment: Any, cell: MaskCell, ids: Sequence[str]) -> dict[str, A
     settings = {name: getattr(cell, name) for name in ("s", "alpha", "t", "variant")}
 
     def masks(sample: Sample) -> list[np.ndarray]:
+        """Make the one mask of the cell."""
         return [ppmg(sample.image, sample.cam, sample.class_ids, **settings, crf=crf)]
 
     confusion = total_confusion(experiment, masks, ids)[0]

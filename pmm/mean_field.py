@@ -83,12 +83,14 @@ class LatticeEngine:
         jobs = [(i, first, last) for i, (first, last) in enumerate(stripes(n)) if first < last]
 
         def pass_over(job: tuple[int, int, int], last: bool) -> None:
+            """Run the sweep on one stripe of pixels."""
             i, first, end = job
             tables = (blurred[0], blurred[1], splats[0][i], splats[1][i])
             lattices = (gauss.vertices, gauss.weights, bilateral.vertices, bilateral.weights)
             sweep(logits, lattices, tables, first, end, posterior, last)
 
         def blur(job: tuple[int, int]) -> None:
+            """Sum up and blur one lattice's splats of one block."""
             k, block = job
             lattice, scale = sides[k]
             _blur(splats[k][:, block], lattice.ranges, lattice.neighbours, scale, blurred[k][block])

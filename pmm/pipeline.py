@@ -166,7 +166,8 @@ def _count_code_cells(notebook: Path) -> int:
 
 
 def _execute(notebook: Path, output: Path, parameters: dict[str, Any], terminal: _Terminal) -> None:
-    def escape(path: Path) -> str:  # papermill fills in {names} that it finds in a path
+    def escape(path: Path) -> str:
+        """Keep papermill from filling in {names} that it finds in a path."""
         return str(path).replace("{", "{{").replace("}", "}}")
 
     try:

@@ -66,6 +66,7 @@ def map_images(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     cores = torch.get_num_threads()
 
     def alone(item: T) -> R:
+        """Keep to one thread: the others work on other items."""
         with limit_threads(1):
             return function(item)
 

@@ -176,6 +176,7 @@ def _step_panels(sample: Sample, state: MaskState, result: MaskResult, channel: 
     colour = palette()[state.class_id]
 
     def over(array: np.ndarray, tagged: bool = True) -> np.ndarray:
+        """Draw a map of the chosen class over the image."""
         picture = canvas.heat(canvas.shrink(array.astype(np.float32)), image=image)
         return canvas.name_tag(picture, name, colour) if tagged else picture
 
@@ -201,6 +202,7 @@ def _result_panels(
     image = canvas.shrink(sample.image)
 
     def over(mask: np.ndarray) -> np.ndarray:
+        """Draw a mask over the image."""
         return canvas.class_overlay(image, canvas.shrink(mask, smooth=False))
 
     exact = canvas.message("no exact mask: nothing to compare with")

@@ -247,10 +247,6 @@ class MasksPanel(ClassPanel):
             self.chart.value = canvas.to_jpeg(view.picture)
             self.chart_words.value = words_html(view)
 
-    def reset(self, *_: Any) -> None:
-        """Set all controls to the run's parameters, those of the chosen method."""
-        super().reset()
-
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters of the method in use."""
         return self.state(values).parameters()

@@ -98,6 +98,7 @@ def model_output(experiment: Any, sample: Sample, checkpoint: str, name: str = "
     check_segmenter_exists(experiment, name)
 
     def make() -> ModelOutput:
+        """Run the model on the scene."""
         early = checkpoint == "early"
         if early and not (experiment.run.recorded(f"segmenter/{name}").folder / EARLY).exists():
             raise InputError(

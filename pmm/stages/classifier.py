@@ -82,6 +82,7 @@ class ClassifierStages(DataStages):
 
         @torch.inference_mode()
         def score(image_id: str) -> Tensor:
+            """Score one image's classes, (1, C)."""
             picture = torch.from_numpy(self.data.image(image_id).transpose(2, 0, 1).copy())[None]
             return model(prepare_images(picture, *self.statistics, self.device)).cpu()
 
@@ -103,6 +104,7 @@ class ClassifierStages(DataStages):
                 model = self.load_classifier()
 
                 def save(image_id: str) -> None:
+                    """Compute and write one image's CAMs, unless they are there."""
                     path = stage.folder / f"{image_id}.npz"
                     if not path.exists():
                         save_cams(path, self.data.labels(image_id), self.compute_cam(model, image_id))

@@ -108,6 +108,7 @@ class SegmenterStages(MaskStages):
 
     def _score_val(self, model: nn.Module) -> dict[str, Any]:
         def predict(image_id: str) -> np.ndarray:
+            """Predict one val mask."""
             return self._refine(image_id, self._probabilities(model, image_id)).argmax(0).astype(np.uint8)
 
         return mask_files.score_masks(self.data, self.val_ids, predict, "val")
@@ -172,6 +173,7 @@ class SegmenterStages(MaskStages):
                 self._kept_segmenter(teacher)  # loaded once, before the threads ask for it
 
                 def write(image_id: str) -> None:
+                    """Predict and write one training mask, unless it is there."""
                     path = stage.folder / f"{image_id}.png"
                     if not path.exists():
                         write_mask(path, self.cyclic_mask(teacher, image_id, filtered))
