@@ -81,10 +81,14 @@ def run_grid(
     return {"manifest": manifest, "settings": [asdict(setting) for setting in settings], "rows": rows}
 
 
-def _cell(experiment: Any, setting: Setting, seed: int) -> float:
+def train_setting(experiment: Any, setting: Setting, seed: int) -> Any:
+    """Train one setting with one seed, or reuse it; return its stage."""
     name = f"ablation/{setting.name}/seed{seed}"
-    stage = experiment.segmenter(name, masks=setting.masks, **{**setting.changes, "seed": seed})
-    return float(stage.facts["val"]["miou"])
+    return experiment.segmenter(name, masks=setting.masks, **{**setting.changes, "seed": seed})
+
+
+def _cell(experiment: Any, setting: Setting, seed: int) -> float:
+    return float(train_setting(experiment, setting, seed).facts["val"]["miou"])
 
 
 def summarise(setting: Setting, miou: Mapping[int, float]) -> dict[str, Any]:

@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
-import psutil
-import zmq
-from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from pmm.artifacts import RunFolder, project_root, write_text
 from pmm.errors import InputError, MissingDependency
+from pmm.kernels import RunningPython, kernels_ahead
 from pmm.params import Params
 
 USER_ERRORS = (InputError.__name__, MissingDependency.__name__)
@@ -42,24 +37,6 @@ class NotebookError(RuntimeError):
     def __init__(self, message: str, traceback: str = ""):
         super().__init__(message)
         self.traceback = traceback
-
-
-class RunningPython(AsyncKernelManager):
-    """Starts kernels with the running interpreter, whatever kernels the user has installed."""
-
-    def __init__(self, **settings: Any):
-        super().__init__(**settings)
-        if self.has_trait("transport_encryption") and zmq.has("curve"):
-            self.transport_encryption = "auto"  # newer kernels warn of a plain connection
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        """Return a specification made here; nothing is looked up on disk."""
-        return KernelSpec(**get_kernel_dict())
-
-    async def start_kernel(self, **settings: Any) -> None:
-        """Start a kernel; its own log is dropped, what the notebook prints comes over the wire."""
-        await super().start_kernel(**{"stderr": subprocess.DEVNULL, **settings})
 
 
 def run_folder(params: Params) -> RunFolder:
@@ -127,9 +104,14 @@ def run_notebooks(
     run = run_folder(params)
     chosen = find_notebooks(notebooks, folder)
     parameters = injected_parameters(params)
-    for position, notebook in enumerate(chosen, start=1):
-        facts = _run_one(notebook, run, parameters, f"[{position}/{len(chosen)}] {notebook.stem}", verbose)
-        record_notebook(run, notebook.stem, facts)
+    cells = {notebook.resolve(): _count_code_cells(notebook) for notebook in chosen}
+    with kernels_ahead([notebook.resolve() for notebook in chosen]) as kernels:
+        for position, (notebook, kernel) in enumerate(kernels, start=1):
+            title = f"[{position}/{len(chosen)}] {notebook.stem}"
+            with _Terminal(title, cells[notebook], verbose) as terminal:
+                facts = _run_one(notebook, kernel, run, parameters, terminal)
+            print(f"{title}: done in {facts['seconds']:.0f} s, peak memory {facts['peak_memory_mib']} MiB", flush=True)
+            record_notebook(run, notebook.stem, facts)
     if report:
         from pmm.report import write_report
 
@@ -144,16 +126,15 @@ def record_notebook(run: RunFolder, name: str, facts: dict[str, Any]) -> None:
     write_text(run.path / "manifest.json", json.dumps(manifest, indent=1))
 
 
-def _run_one(notebook: Path, run: RunFolder, parameters: dict[str, Any], title: str, verbose: bool) -> dict[str, Any]:
+def _run_one(
+    notebook: Path, kernel: RunningPython, run: RunFolder, parameters: dict[str, Any], terminal: _Terminal
+) -> dict[str, Any]:
     output = run.path / "notebooks" / notebook.name
     output.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    terminal = _Terminal(title, _count_code_cells(notebook), verbose)
-    with _quiet_papermill(), terminal, _PeakMemory(terminal.refresh) as memory:
-        _execute(notebook.resolve(), output.resolve(), parameters, terminal)
-    facts = {"seconds": round(time.perf_counter() - started, 1), "peak_memory_mib": memory.peak_mib}
-    print(f"{title}: done in {facts['seconds']:.0f} s, peak memory {memory.peak_mib} MiB", flush=True)
-    return facts
+    with _quiet_papermill(), _PeakMemory(kernel, terminal.refresh) as memory:
+        _execute(notebook, output.resolve(), parameters, kernel, terminal)
+    return {"seconds": round(time.perf_counter() - started, 1), "peak_memory_mib": memory.peak_mib}
 
 
 def _count_code_cells(notebook: Path) -> int:
@@ -165,7 +146,9 @@ def _count_code_cells(notebook: Path) -> int:
     return 1 + sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in document.cells)
 
 
-def _execute(notebook: Path, output: Path, parameters: dict[str, Any], terminal: _Terminal) -> None:
+def _execute(
+    notebook: Path, output: Path, parameters: dict[str, Any], kernel: RunningPython, terminal: _Terminal
+) -> None:
     def escape(path: Path) -> str:
         """Keep papermill from filling in {names} that it finds in a path."""
         return str(path).replace("{", "{{").replace("}", "}}")
@@ -181,7 +164,7 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], terminal:
             cwd=notebook.parent,
             stdout_file=terminal,
             stderr_file=terminal,
-            kernel_manager_class=RunningPython,
+            km=kernel,
             store_widget_state=False,  # a page without a kernel shows the widgets' pictures instead
             on_cell_executed=terminal.cell_done,
         )
@@ -264,12 +247,12 @@ class _Terminal:
 
 
 class _PeakMemory:
-    """Samples the resident memory of the kernel and its children while the block runs."""
+    """Samples the resident memory of a kernel and its children while the block runs."""
 
-    def __init__(self, on_sample: Any):
+    def __init__(self, kernel: RunningPython, on_sample: Callable[[], None]):
         self.peak_mib = 0
+        self._kernel = kernel
         self._on_sample = on_sample
-        self._others = {child.pid for child in psutil.Process().children(recursive=True)}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -283,9 +266,5 @@ class _PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
-            used = 0
-            for child in psutil.Process().children(recursive=True):
-                with suppress(psutil.Error):
-                    used += 0 if child.pid in self._others else child.memory_info().rss
-            self.peak_mib = max(self.peak_mib, round(used / 2**20))
+            self.peak_mib = max(self.peak_mib, round(self._kernel.memory() / 2**20))
             self._on_sample()

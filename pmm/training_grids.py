@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pmm.ablations import RUN_BETA_KAPPA, SETTINGS, Setting, differences, pus_changes
+from pmm.ablations import RUN_BETA_KAPPA, SETTINGS, Setting, differences, pus_changes, train_setting
 from pmm.grids import gather, seeds_of
 from pmm.mask_grid import axes, own_cell, run_mask_grid
 from pmm.params import check_params
@@ -28,7 +28,7 @@ KINDS = {
 KIND_TITLES = tuple(title for title, _ in KINDS.values())
 BETAS = (0.15, 0.3, 0.6)
 KAPPAS = (0.5, 1.0, 2.0)
-FINE_MASKS = ("ppmg", "noisy")
+FINE_MASKS = ("noisy",)
 """Masks on which the paper's clamp is tried with every beta and kappa."""
 ROUNDS = 3
 SHORT = {"threshold": "noisy_"}
@@ -38,19 +38,21 @@ SHORT = {"threshold": "noisy_"}
 def pus_settings() -> list[Setting]:
     """List the long grid: those of `ablations.SETTINGS`, kinds of loss x masks, beta x kappa of the paper's clamp."""
     found = {(s.masks, s.title): s for s in SETTINGS}
-    for masks in MASKS:
-        lines = dict(KINDS)
-        for beta, kappa in [(b, k) for b in BETAS for k in KAPPAS] if masks in FINE_MASKS else []:
-            name = f"clamp_paper_{_digits(beta)}_{_digits(kappa)}"
-            lines[name] = (f"clamp, paper, {beta:g}/{kappa:g}", pus_changes("clamp", beta, kappa))
-        for name, (title, changes) in lines.items():
-            prefix = "" if masks == "ppmg" else SHORT.get(masks, f"{masks}masks_")
-            found.setdefault((masks, title), Setting(prefix + name, title, masks, changes))
+    lines = [(masks, name, *line) for masks in MASKS for name, line in KINDS.items()]
+    lines += [(masks, *_clamp(beta, kappa)) for masks in FINE_MASKS for beta in BETAS for kappa in KAPPAS]
+    for masks, name, title, changes in lines:
+        found.setdefault((masks, title), _setting(masks, name, title, changes))
     return sorted(found.values(), key=lambda s: MASKS.index(s.masks))
 
 
-def _digits(value: float) -> str:
-    return f"{value:g}".replace(".", "")
+def _clamp(beta: float, kappa: float) -> tuple[str, str, dict[str, Any]]:
+    name = f"clamp_paper_{beta:g}_{kappa:g}".replace(".", "")
+    return name, f"clamp, paper, {beta:g}/{kappa:g}", pus_changes("clamp", beta, kappa)
+
+
+def _setting(masks: str, name: str, title: str, changes: dict[str, Any]) -> Setting:
+    prefix = "" if masks == "ppmg" else SHORT.get(masks, f"{masks}masks_")
+    return Setting(prefix + name, title, masks, changes)
 
 
 def run_augment_grid(experiment: Any) -> dict[str, Any]:
@@ -136,7 +138,7 @@ def _cyclic_cells(experiment: Any, seed: int, rounds: int) -> Iterator[dict[str,
     p, root = experiment.params, f"ablation/cyclic/seed{seed}"
     masks = experiment.pseudo_masks(p.seg_masks)
     experiment.segmenter(f"{root}/teacher", masks=p.seg_masks, seed=seed)
-    plain = experiment.segmenter(f"{root}/round0", masks=p.seg_masks, seed=seed, pus="none")
+    plain = train_setting(experiment, _setting(p.seg_masks, "ce", *KINDS["ce"]), seed)  # also in the grid of losses
     for filtered in (True, False):
         cell = {"filtered": filtered, "seed": seed}
         teacher = f"{root}/teacher"
