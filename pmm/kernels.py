@@ -42,10 +42,10 @@ class RunningPython(AsyncKernelManager):
 
     def memory(self) -> int:
         """Return the resident memory of the kernel and its children in bytes; 0 when it has ended."""
-        used = 0
+        used, started = 0, getattr(self.provisioner, "process", None)
         with suppress(psutil.Error):
-            process = psutil.Process(self.provisioner.process.pid)
-            for one in [process, *process.children(recursive=True)]:
+            process = psutil.Process(started.pid) if started else None
+            for one in [process, *process.children(recursive=True)] if process else []:
                 with suppress(psutil.Error):
                     used += one.memory_info().rss
         return used

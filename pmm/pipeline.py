@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from pmm.artifacts import RunFolder, project_root, write_text
 from pmm.errors import InputError, MissingDependency
 from pmm.kernels import RunningPython, kernels_ahead
+from pmm.pages import Page, export_page
 from pmm.params import Params
 
 USER_ERRORS = (InputError.__name__, MissingDependency.__name__)
@@ -103,20 +105,29 @@ def run_notebooks(
     """
     run = run_folder(params)
     chosen = find_notebooks(notebooks, folder)
-    parameters = injected_parameters(params)
+    pages: dict[str, Future[Page]] = {}
+    with ThreadPoolExecutor(1) as beside:  # a notebook becomes a page while the next one runs
+        for executed in _run_each(chosen, run, injected_parameters(params), verbose):
+            if report:
+                pages[executed.stem] = beside.submit(export_page, executed)
+    if report:
+        from pmm.report import write_report
+
+        print(f"report: {write_report(run, {name: page.result() for name, page in pages.items()})}", flush=True)
+    return run
+
+
+def _run_each(chosen: Sequence[Path], run: RunFolder, parameters: dict[str, Any], verbose: bool) -> Iterator[Path]:
+    """Execute and record notebooks one by one; yield each executed copy."""
     cells = {notebook.resolve(): _count_code_cells(notebook) for notebook in chosen}
-    with kernels_ahead([notebook.resolve() for notebook in chosen]) as kernels:
+    with kernels_ahead(list(cells)) as kernels:
         for position, (notebook, kernel) in enumerate(kernels, start=1):
             title = f"[{position}/{len(chosen)}] {notebook.stem}"
             with _Terminal(title, cells[notebook], verbose) as terminal:
                 facts = _run_one(notebook, kernel, run, parameters, terminal)
             print(f"{title}: done in {facts['seconds']:.0f} s, peak memory {facts['peak_memory_mib']} MiB", flush=True)
             record_notebook(run, notebook.stem, facts)
-    if report:
-        from pmm.report import write_report
-
-        print(f"report: {write_report(run)}", flush=True)
-    return run
+            yield (run.path / "notebooks" / notebook.name).resolve()
 
 
 def record_notebook(run: RunFolder, name: str, facts: dict[str, Any]) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import yaml
 import pmm
 from pmm.artifacts import RunFolder, read_json, write_text
 from pmm.errors import InputError
+from pmm.pages import Page, environment, export_notebooks
 from pmm.params import Params
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
 DATASETS = {
     "scenes": "sample scenes, composed; their numbers cannot be compared with VOC's or COCO's",
     "voc": "a data set in VOC's layout",
@@ -33,7 +32,7 @@ MASKS = {
 }
 
 
-def write_report(run: RunFolder) -> Path:
+def write_report(run: RunFolder, pages: Mapping[str, Page] | None = None) -> Path:
     """Write `report.html` and `notebooks/*.html` from what the run folder holds.
 
     The page stands alone: figures are embedded, nothing is loaded from elsewhere. Each section of
@@ -41,6 +40,7 @@ def write_report(run: RunFolder) -> Path:
 
     Args:
         run: the run's folder.
+        pages: notebooks just exported, by name; the others are exported now.
 
     Returns:
         Path of the report.
@@ -48,32 +48,27 @@ def write_report(run: RunFolder) -> Path:
     Raises:
         InputError: the folder is no run, or one of its JSON files is damaged.
     """
-    import jinja2
-
     if not (run.path / "params.yaml").is_file():
         raise InputError(f"{run.path}: no params.yaml in it, so this is no run; name one such as runs/demo")
     settings = _read_settings(run.path / "params.yaml")
     manifest = run.manifest()
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    notebooks = export_notebooks(run)
-    page = environment.get_template("report.html.j2").render(
-        run_name=run.path.name,
-        facts=describe(settings),
-        tables=[table(section) for _, section in sorted(run.metrics().items())],
-        chapters=chapters(run, notebooks),
-        notebooks=notebooks,
-        settings=_settings_rows(settings),
-        environment=_flatten(manifest.get("environment", {})),
-        stages={name: f"{entry['seconds']:.1f}" for name, entry in manifest.get("stages", {}).items()},
-        timings=manifest.get("notebooks", {}),
-        version=pmm.__version__,
-        written=time.strftime("%Y-%m-%d %H:%M"),
+    notebooks = export_notebooks(run, pages)
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            run_name=run.path.name,
+            facts=describe(settings),
+            tables=[table(section) for _, section in sorted(run.metrics().items())],
+            chapters=chapters(run, notebooks),
+            notebooks=notebooks,
+            settings=_settings_rows(settings),
+            environment=_flatten(manifest.get("environment", {})),
+            stages={name: f"{entry['seconds']:.1f}" for name, entry in manifest.get("stages", {}).items()},
+            timings=manifest.get("notebooks", {}),
+            version=pmm.__version__,
+            written=time.strftime("%Y-%m-%d %H:%M"),
+        )
     )
     write_text(run.path / "report.html", page)
     return run.path / "report.html"
@@ -147,18 +142,18 @@ def shown(value: Any) -> str:
     return f"{100 * value:.1f} %" if isinstance(value, float) else str(value)
 
 
-def chapters(run: RunFolder, notebooks: list[dict[str, str]]) -> list[dict[str, Any]]:
+def chapters(run: RunFolder, notebooks: Sequence[Page]) -> list[dict[str, Any]]:
     """Group the figures by the notebook that drew them, in the order in which they were drawn.
 
     Args:
         run: the run's folder; `figures/captions.json` maps a name to caption, alt, notebook and file.
-        notebooks: name, title and page of each executed notebook.
+        notebooks: the executed notebooks' pages.
 
     Returns:
         For each notebook with figures: title and figures (source, width, height, alt, caption).
     """
     captions = read_json(run.path / "figures" / "captions.json")
-    titles = {entry["name"][:2]: entry["title"] for entry in notebooks}
+    titles = {page.name[:2]: page.title for page in notebooks}
     grouped: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((run.path / "figures").glob("*.png"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
         entry = captions.get(path.stem) or captions.get(path.name) or {}
@@ -173,67 +168,6 @@ def _embed(path: Path) -> dict[str, Any]:
     width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
     source = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
     return {"source": source, "width": width, "height": height}
-
-
-def export_notebooks(run: RunFolder) -> list[dict[str, str]]:
-    """Write each executed notebook as an HTML page beside it.
-
-    Links between notebooks lead to the pages; widgets, dead without a kernel, become a line of text.
-
-    Returns:
-        For each notebook: name, title (its first heading) and page, relative to the run's folder.
-
-    Raises:
-        InputError: an executed copy is damaged.
-    """
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(template_name="lab", embed_images=True)
-    exported = []
-    for path in sorted((run.path / "notebooks").glob("*.ipynb")):
-        try:
-            document = nbformat.read(path, as_version=4)
-        except Exception as error:  # nbformat raises many kinds, none of them useful to a reader
-            raise InputError(
-                f"{path}: no readable notebook ({type(error).__name__}); delete it and run again"
-            ) from None
-        title = _first_heading(document) or path.stem
-        page, _ = exporter.from_notebook_node(_without_widgets(document), {"metadata": {"name": title}})
-        write_text(path.with_suffix(".html"), page)
-        exported.append({"name": path.stem, "title": title, "page": f"notebooks/{path.stem}.html"})
-    return exported
-
-
-def _first_heading(document: Any) -> str:
-    text = "\n".join(cell.source for cell in document.cells if cell.cell_type == "markdown")
-    found = re.search(r"^#\s+(.+)$", text, flags=re.MULTILINE)
-    return found[1].strip() if found else ""
-
-
-def _without_widgets(document: Any) -> Any:
-    states = document.metadata.pop("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
-    bars = {m for m, s in states.get("state", {}).items() if _is_progress_bar(s, states["state"])}
-    note = {"output_type": "stream", "name": "stdout", "text": "(an interactive widget: open the notebook)\n"}
-    for cell in document.cells:
-        if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", cell.source)
-            continue
-        kept = []
-        for output in cell.get("outputs", []):
-            widget = output.get("data", {}).get(WIDGET)
-            if widget is None:
-                kept.append(output)
-            elif widget.get("model_id") not in bars:
-                kept.append(type(document)(note))
-        cell.outputs = kept
-    return document
-
-
-def _is_progress_bar(state: Mapping[str, Any], states: Mapping[str, Any]) -> bool:
-    children = state.get("state", {}).get("children", [])
-    models = [states.get(str(child).removeprefix("IPY_MODEL_"), {}).get("model_name") for child in children]
-    return "FloatProgressModel" in models
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

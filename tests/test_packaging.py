@@ -66,7 +66,7 @@ def test_every_import_of_the_package_is_declared():
                     assert found & (declared | IMPLIED), f"{path.name}: add {top} to pyproject.toml"
 
 
-IMPLIED = {"ipython", "jupyter-client", "pyzmq", "safetensors"}
+IMPLIED = {"ipython", "jupyter-client", "jupyter-core", "pyzmq", "safetensors"}
 """What ipykernel (the first three) and timm bring along by their own nature."""
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from pmm.artifacts import RunFolder
 from pmm.errors import InputError
-from pmm.report import WIDGET, chapters, describe, shown, table, write_report
+from pmm.pages import WIDGET
+from pmm.report import chapters, describe, shown, table, write_report
 
 SECTION = {
     "title": "Masks & models <b>",

@@ -1,0 +1,205 @@
+"""Executed notebooks as HTML pages with a table of contents, and one index of them.
+
+A page stands alone: figures are embedded, equations are MathML, nothing is loaded from elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pmm
+from pmm.artifacts import RunFolder, write_text
+from pmm.errors import InputError
+
+TEMPLATES = Path(__file__).parent / "templates"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PLACE = "xTEXx{}xTEXx"
+CODE_OR_TEX = re.compile(
+    r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\s](?:[^$]*[^$\s])?)\$", re.S
+)
+HEADING = re.compile(r"^```.*?^```|^(?P<marks>#{1,3}) +(?P<title>[^\n]+?)\s*$", re.M | re.S)
+LEARN = re.compile(r"^\|\s*\*\*You learn\*\*\s*\|\s*(.+?)\s*\|\s*$", re.M)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One heading of a page: where it is, what it says, 1 for the page's title."""
+
+    anchor: str
+    title: str
+    level: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """An exported notebook: name without suffix, title, file beside the notebook, what it teaches, its headings."""
+
+    name: str
+    title: str
+    file: str
+    learn: str
+    parts: tuple[Part, ...]
+
+
+def environment() -> Any:
+    """Return the jinja2 environment of the templates; a name that a page lacks is an error."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+def export_notebooks(run: RunFolder, done: Mapping[str, Page] | None = None) -> list[Page]:
+    """Write each executed notebook of a run as a page, and `notebooks/index.html`.
+
+    Args:
+        run: the run's folder.
+        done: pages that `export_page` has just written, by name; they are not written again.
+
+    Raises:
+        InputError: an executed copy is damaged.
+    """
+    folder = run.path / "notebooks"
+    pages = [(done or {}).get(path.stem) or export_page(path) for path in sorted(folder.glob("*.ipynb"))]
+    index = environment().get_template("index.html.j2")
+    if pages:
+        write_text(folder / "index.html", index.render(run_name=run.path.name, pages=pages, version=pmm.__version__))
+    return pages
+
+
+def export_page(path: Path) -> Page:
+    """Write one executed notebook as an HTML page beside it.
+
+    Links between notebooks lead to the pages; widgets, dead without a kernel, become a line of text.
+
+    Raises:
+        InputError: the executed copy is damaged.
+    """
+    import nbformat
+
+    try:
+        document = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises many kinds, none of them useful to a reader
+        raise InputError(f"{path}: no readable notebook ({type(error).__name__}); delete it and run again") from None
+    parts = mark_headings(document)
+    text = _text(document)
+    title = next((part.title for part in parts if part.level == 1), path.stem)
+    learn = LEARN.search(text)
+    for cell in document.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", cell.source)
+    resources = {"metadata": {"name": title}, "parts": [part for part in parts if part.level > 1]}
+    html, _ = _exporter().from_notebook_node(_without_widgets(document), resources)
+    write_text(path.with_suffix(".html"), html)
+    return Page(path.stem, title, f"{path.stem}.html", _plain(learn[1]) if learn else "", tuple(parts))
+
+
+@cache
+def _exporter() -> Any:
+    from jinja2 import pass_context
+    from nbconvert import HTMLExporter
+
+    class Exporter(HTMLExporter):  # here, because importing nbconvert takes a second
+        """Translates the TeX of texts and of Markdown outputs."""
+
+        @pass_context
+        def markdown2html(self, context: Any, source: str) -> str:
+            return translate_tex(source, lambda text: super(Exporter, self).markdown2html(context, text))
+
+    return Exporter(template_name="page", extra_template_basedirs=[str(TEMPLATES)], embed_images=True)
+
+
+def translate_tex(markdown: str, render: Callable[[str], str]) -> str:
+    """Render Markdown with its TeX, `$inline$` and `$$block$$`, as MathML; code stays as it is.
+
+    TeX that cannot be translated stays readable, as code.
+
+    Args:
+        markdown: the text.
+        render: makes HTML of Markdown; it sees a plain word in place of each formula.
+    """
+    from latex2mathml.converter import convert
+
+    formulas: list[str] = []
+
+    def take(found: re.Match[str]) -> str:
+        if found["code"]:
+            return found["code"]
+        tex = found["block"] or found["inline"]
+        try:
+            formulas.append(convert(tex.strip(), display="block" if found["block"] else "inline"))
+        except Exception:  # the converter raises a kind of its own for each mistake
+            formulas.append(f"<code>{escape(tex)}</code>")
+        return PLACE.format(len(formulas) - 1)
+
+    def put(found: re.Match[str]) -> str:
+        return re.sub(PLACE.format(r"\d+"), "", found["tag"]) if found["tag"] else formulas[int(found["number"])]
+
+    html = render(CODE_OR_TEX.sub(take, markdown))
+    return re.sub(r"(?P<tag><[^>]*>)|" + PLACE.format(r"(?P<number>\d+)"), put, html)
+
+
+def mark_headings(document: Any) -> list[Part]:
+    """Put an anchor before each heading of a notebook's text, in place, and return them in order.
+
+    Args:
+        document: notebook node; headings inside fenced code are passed over.
+    """
+    parts: list[Part] = []
+
+    def mark(found: re.Match[str]) -> str:
+        if not found["marks"]:
+            return found[0]
+        parts.append(Part(f"part-{len(parts) + 1}", _plain(found["title"]), len(found["marks"])))
+        return f'{found["marks"]} <a id="{parts[-1].anchor}"></a>{found["title"]}'
+
+    for cell in document.cells:
+        if cell.cell_type == "markdown":
+            cell.source = HEADING.sub(mark, cell.source)
+    return parts
+
+
+def _plain(markdown: str) -> str:
+    """Return a line of Markdown without its marks; TeX subscripts become plain words such as c_v."""
+    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", markdown)
+    return re.sub(r"[`$]|\*\*", "", text).strip()
+
+
+def _text(document: Any) -> str:
+    return "\n".join(cell.source for cell in document.cells if cell.cell_type == "markdown")
+
+
+def _without_widgets(document: Any) -> Any:
+    states = document.metadata.pop("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
+    bars = {m for m, s in states.get("state", {}).items() if _is_progress_bar(s, states["state"])}
+    note = {"output_type": "stream", "name": "stdout", "text": "(an interactive widget: open the notebook)\n"}
+    for cell in document.cells:
+        if cell.cell_type == "code":
+            cell.outputs = list(_shown(cell.outputs, bars, type(document)(note)))
+    return document
+
+
+def _shown(outputs: Sequence[Any], bars: set[str], note: Any) -> Any:
+    for output in outputs:
+        widget = output.get("data", {}).get(WIDGET)
+        if widget is None:
+            yield output
+        elif widget.get("model_id") not in bars:
+            yield note
+
+
+def _is_progress_bar(state: Mapping[str, Any], states: Mapping[str, Any]) -> bool:
+    children = state.get("state", {}).get("children", [])
+    models = [states.get(str(child).removeprefix("IPY_MODEL_"), {}).get("model_name") for child in children]
+    return "FloatProgressModel" in models
