@@ -49,9 +49,9 @@ $(STAMP): pyproject.toml
 	  *) echo "make: $(PYTHON) is Python $$version, this needs one of $(PYTHON_VERSIONS); name one: make PYTHON=python3.12" >&2; exit 1 ;; \
 	esac
 	@echo "make: filling $(VENV), once, which takes some minutes"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[lab,dev,coco]"
-	@$(BIN)/python -m pip install --quiet -e ".[reference]" || \
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e ".[lab,dev,coco]"
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e ".[reference]" || \
 	  echo "make: pydensecrf2 does not build here (no C++ compiler?); tests against it will skip, nothing else needs it"
 	@touch $@

@@ -136,7 +136,7 @@ def translate_tex(markdown: str, render: Callable[[str], str]) -> str:
     def take(found: re.Match[str]) -> str:
         if found["code"]:
             return found["code"]
-        tex = found["block"] or found["inline"]
+        tex = re.sub(r"\\\\\[\w+\]", r"\\\\", found["block"] or found["inline"])  # line breaks without a distance
         try:
             formulas.append(convert(tex.strip(), display="block" if found["block"] else "inline"))
         except Exception:  # the converter raises a kind of its own for each mistake
