@@ -1,26 +1,32 @@
 """Kernels for the runner: the running interpreter's, one for each notebook, started before its turn comes.
 
 Starting Python and importing torch takes seconds, and a notebook rarely keeps every core busy. So while one
-notebook runs, the next one's kernel starts and executes that notebook's import statements. Nothing of it is
-left in the notebook's namespace.
+notebook runs, the next one's kernel starts and executes that notebook's import statements, and imports what its
+stages will need. Nothing of it is left in the notebook's namespace.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import psutil
 import zmq
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
+
+STAGE_IMPORTS = {
+    "classifier": "timm, torchmetrics, torchvision.transforms.v2",
+    "segmenter": "segmentation_models_pytorch, torchvision.transforms.v2",
+}
+"""What a stage of `pmm.stages.Experiment` imports when it computes, seconds in all."""
 
 
 class RunningPython(AsyncKernelManager):
@@ -52,17 +58,19 @@ class RunningPython(AsyncKernelManager):
 
 
 def import_statements(notebook: Path) -> str:
-    """Return the top-level import statements of a notebook's code cells, one a line.
+    """Return the top-level import statements of a notebook's code cells, one a line, and those of its stages.
 
     Args:
-        notebook: file of the notebook; cells that are no plain Python are passed over.
+        notebook: file of the notebook; a damaged one has none, cells that are no plain Python are passed over.
     """
-    found = []
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        with suppress(SyntaxError):
-            tree = ast.parse(cell.source if cell.cell_type == "code" else "")
-            found += [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    return "\n".join(found)
+    found, called = [], set()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            with suppress(SyntaxError):
+                tree = ast.parse("".join(cell["source"]) if cell["cell_type"] == "code" else "")
+                found += [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+                called |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return "\n".join(found + [f"import {names}" for stage, names in STAGE_IMPORTS.items() if stage in called])
 
 
 def start_kernel(folder: Path, imports: str = "") -> RunningPython:
@@ -91,16 +99,16 @@ def kernels_ahead(notebooks: Sequence[Path]) -> Iterator[Iterator[tuple[Path, Ru
 
     def start(position: int) -> None:
         for notebook in notebooks[position : position + 1]:
-            alive.append(start_kernel(notebook.parent, import_statements(notebook) if position else ""))
+            alive.append(start_kernel(notebook.parent, import_statements(notebook)))
 
     def in_turn() -> Iterator[tuple[Path, RunningPython]]:
-        start(0)
         for position, notebook in enumerate(notebooks):
             start(position + 1)
             yield notebook, alive[0]
             stop_kernel(alive.pop(0))
 
     try:
+        start(0)
         yield in_turn()
     finally:
         for manager in alive:

@@ -2,7 +2,8 @@
 
 The executed copies, with all figures and tables, land in `runs/<run_name>/notebooks/`; seconds and peak
 memory of every notebook go into `manifest.json`; `report.html` is written last. Finished stages are reused,
-so a run that was interrupted goes on where it stopped when it is started again.
+so a run that was interrupted goes on where it stopped when it is started again. papermill and nbformat take
+seconds to import; they come after the first kernel has been started, which takes as long.
 """
 
 from __future__ import annotations
@@ -18,9 +19,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import papermill
-from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from pmm.artifacts import RunFolder, project_root, write_text
@@ -119,8 +117,8 @@ def run_notebooks(
 
 def _run_each(chosen: Sequence[Path], run: RunFolder, parameters: dict[str, Any], verbose: bool) -> Iterator[Path]:
     """Execute and record notebooks one by one; yield each executed copy."""
-    cells = {notebook.resolve(): _count_code_cells(notebook) for notebook in chosen}
-    with kernels_ahead(list(cells)) as kernels:
+    with kernels_ahead([notebook.resolve() for notebook in chosen]) as kernels:
+        cells = {notebook.resolve(): _count_code_cells(notebook) for notebook in chosen}
         for position, (notebook, kernel) in enumerate(kernels, start=1):
             title = f"[{position}/{len(chosen)}] {notebook.stem}"
             with _Terminal(title, cells[notebook], verbose) as terminal:
@@ -149,6 +147,8 @@ def _run_one(
 
 
 def _count_code_cells(notebook: Path) -> int:
+    import nbformat
+
     try:
         document = nbformat.read(notebook, as_version=4)
     except Exception as error:  # nbformat raises many kinds, none of them useful to a reader
@@ -160,6 +160,9 @@ def _count_code_cells(notebook: Path) -> int:
 def _execute(
     notebook: Path, output: Path, parameters: dict[str, Any], kernel: RunningPython, terminal: _Terminal
 ) -> None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
     def escape(path: Path) -> str:
         """Keep papermill from filling in {names} that it finds in a path."""
         return str(path).replace("{", "{{").replace("}", "}}")
@@ -189,7 +192,7 @@ def _execute(
         ) from None
 
 
-def _translate(error: PapermillExecutionError, notebook: Path, output: Path) -> Exception:
+def _translate(error: Any, notebook: Path, output: Path) -> Exception:
     if error.ename == "KeyboardInterrupt":
         return KeyboardInterrupt()
     if error.ename in USER_ERRORS:
@@ -200,6 +203,8 @@ def _translate(error: PapermillExecutionError, notebook: Path, output: Path) -> 
 
 
 def _last_started_cell(output: Path) -> int:
+    import nbformat
+
     with suppress(Exception):  # the copy may be half-written after a crash
         cells = [cell for cell in nbformat.read(output, as_version=4).cells if cell.cell_type == "code"]
         return sum(bool(cell.metadata.get("papermill", {}).get("start_time")) for cell in cells)

@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pmm.artifacts import RunFolder, read_json, write_text
 from pmm.errors import InputError
@@ -74,11 +75,25 @@ def wrap(text: str, inches: float, points: float = 15) -> str:
 
 
 def to_png(figure: Figure) -> bytes:
-    """Return the figure as PNG; equal figures give equal bytes."""
-    buffer = io.BytesIO()
+    """Return the figure as PNG, cut to what is drawn and a narrow margin; equal figures give equal bytes.
+
+    `savefig(bbox_inches="tight")` lays out and draws everything twice; this draws once and cuts the pixels.
+    """
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
     with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+        canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    drawn = (pixels != 255).any(axis=2)
+    window = tuple(_extent(drawn.any(axis=axis), margin=round(0.08 * DPI)) for axis in (1, 0))
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels[window])).save(buffer, format="png", dpi=(DPI, DPI))
     return buffer.getvalue()
+
+
+def _extent(drawn: np.ndarray, margin: int) -> slice:
+    inside = np.flatnonzero(drawn)
+    return slice(max(inside[0] - margin, 0), inside[-1] + 1 + margin) if inside.size else slice(None)
 
 
 def show(figure: Figure, caption: str, alt: str, name: str | None = None, run: RunFolder | Path | None = None) -> None:
@@ -130,11 +145,10 @@ def figure_html(png: bytes, caption: str, alt: str) -> str:
 
 
 def close(figure: Figure) -> None:
-    """Release the figure; one that pyplot made as well."""
+    """Release the figure if pyplot made it; others go with their last reference."""
     from matplotlib import pyplot
 
     pyplot.close(figure)
-    figure.clear()
 
 
 def as_percent(value: float, digits: int = 1) -> str:
