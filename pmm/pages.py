@@ -6,7 +6,7 @@ A page stands alone: figures are embedded, equations are MathML, nothing is load
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -19,6 +19,7 @@ from pmm.errors import InputError
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+NOTE = "(an interactive widget: open the notebook)\n"
 PLACE = "xTEXx{}xTEXx"
 CODE_OR_TEX = re.compile(
     r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\s](?:[^$]*[^$\s])?)\$", re.S
@@ -181,25 +182,15 @@ def _text(document: Any) -> str:
 
 
 def _without_widgets(document: Any) -> Any:
-    states = document.metadata.pop("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
-    bars = {m for m, s in states.get("state", {}).items() if _is_progress_bar(s, states["state"])}
-    note = {"output_type": "stream", "name": "stdout", "text": "(an interactive widget: open the notebook)\n"}
+    note = type(document)({"output_type": "stream", "name": "stdout", "text": NOTE})
     for cell in document.cells:
         if cell.cell_type == "code":
-            cell.outputs = list(_shown(cell.outputs, bars, type(document)(note)))
+            cell.outputs = [note if WIDGET in o.get("data", {}) else o for o in cell.outputs if not _is_bar(o)]
+    document.metadata.pop("widgets", None)
     return document
 
 
-def _shown(outputs: Sequence[Any], bars: set[str], note: Any) -> Any:
-    for output in outputs:
-        widget = output.get("data", {}).get(WIDGET)
-        if widget is None:
-            yield output
-        elif widget.get("model_id") not in bars:
-            yield note
-
-
-def _is_progress_bar(state: Mapping[str, Any], states: Mapping[str, Any]) -> bool:
-    children = state.get("state", {}).get("children", [])
-    models = [states.get(str(child).removeprefix("IPY_MODEL_"), {}).get("model_name") for child in children]
-    return "FloatProgressModel" in models
+def _is_bar(output: Any) -> bool:
+    """Tell a progress bar of tqdm by its text, `epoch: 50%|#####     | 1/2`; other widgets have none like it."""
+    data = output.get("data", {})
+    return WIDGET in data and re.search(r"\d+%\|.*\|", "".join(data.get("text/plain", ""))) is not None

@@ -1,5 +1,6 @@
 """Style, palette and panels of the notebooks' figures."""
 
+import io
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import matplotlib as mpl
 import nbformat
 import numpy as np
 import pytest
+from PIL import Image
 
 from pmm.errors import InputError
 from pmm.figures import cams, data, palette, panels, smoothing, style
@@ -291,3 +293,18 @@ def test_smoothing_figures(image):
     curve = smoothing.power_curves({"high": 1.0}, s=0.5).axes[0].lines[1]
     assert np.allclose(curve.get_ydata(), curve.get_xdata() ** 0.5, atol=1e-6) and MIN_EXPONENT < 0.5
     assert "largest possible" in texts(smoothing.variation_histogram(np.array([0.5]), 0.3, 2.12))
+
+
+def test_a_picture_is_cut_to_its_margin_and_nothing_that_sticks_out_is_lost():
+    figure, axes = style.new_figure(1, 1, 3.0)
+    axes[0, 0].set_axis_off()
+    axes[0, 0].fill([0.4, 0.6, 0.6, 0.4], [0.4, 0.4, 0.6, 0.6], color="black")
+    inside = np.asarray(Image.open(io.BytesIO(style.to_png(figure))).convert("L"))
+    margin = round(style.MARGIN * style.DPI)
+    rows, columns = np.nonzero(inside < 255)
+    assert (rows.min(), columns.min()) == (margin, margin)
+    assert (inside.shape[0] - rows.max(), inside.shape[1] - columns.max()) == (margin + 1, margin + 1)
+    figure.text(0.5, 0.995, "above\nthe edge", va="bottom")
+    taller = np.asarray(Image.open(io.BytesIO(style.to_png(figure))).convert("L"))
+    dark = np.nonzero((taller < 255).any(axis=1))[0]
+    assert dark.min() > 0 and np.ptp(dark) > 1.5 * style.DPI

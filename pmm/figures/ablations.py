@@ -80,6 +80,12 @@ def _outline(axis: Axes, rows: Sequence[Any], columns: Sequence[Any], own: tuple
     axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, **style))
 
 
+def _line(place: int, count: int) -> dict[str, Any]:
+    """Return the style of one curve: a colour of its own, or its place on a scale where there are many."""
+    colour = LINES[place] if count <= 4 else mpl.colormaps["viridis"](0.92 * place / (count - 1))
+    return {"color": colour, "linestyle": ("-", "--", "-.", ":")[place % 4], "marker": "osD^vPX"[place % 7]}
+
+
 @styled
 def lines_figure(
     grids: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], xlabel: str, ylabel: str,
@@ -99,10 +105,8 @@ def lines_figure(
     values = sorted({x for curves in grids.values() for xs, _ in curves.values() for x in xs})
     for axis, (title, curves) in zip(axes.flat, grids.items(), strict=True):
         for label, (x, y) in curves.items():
-            place = names.index(label)
             x = [values.index(v) for v in x] if even else x
-            style = ("-", "--", "-.", ":")[place % 4]
-            axis.plot(x, y, style, color=LINES[place % len(LINES)], marker="o", label=label)
+            axis.plot(x, y, **_line(names.index(label), len(names)), label=label)
         axis.set(xlabel=xlabel, title=wrap(title, WIDTH / len(grids) - 1))
         axis.grid(True)
         if log:

@@ -24,6 +24,8 @@ from pmm.figures.palette import LINES
 WIDTH = 11.0
 """Inches; with DPI it makes 1,210 pixels, which a page or a slide shows at full width."""
 DPI = 110
+MARGIN = 0.08
+"""Inches of white around a figure."""
 HEAT = "inferno"
 """Colour map of activations: dark is 0, bright is 1, monotone in lightness, so it survives a grey print."""
 
@@ -77,16 +79,20 @@ def wrap(text: str, inches: float, points: float = 15) -> str:
 def to_png(figure: Figure) -> bytes:
     """Return the figure as PNG, cut to what is drawn and a narrow margin; equal figures give equal bytes.
 
-    `savefig(bbox_inches="tight")` lays out and draws everything twice; this draws once and cuts the pixels.
+    `savefig(bbox_inches="tight")` lays out and draws everything twice. This draws once and cuts the pixels, and
+    leaves to it only a figure whose drawing reaches the edge, where something may stick out.
     """
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    drawn = (pixels != 255).any(axis=2)
-    window = tuple(_extent(drawn.any(axis=axis), margin=round(0.08 * DPI)) for axis in (1, 0))
-    buffer = io.BytesIO()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+        drawn = (pixels != 255).any(axis=2)
+        if drawn[[0, -1]].any() or drawn[:, [0, -1]].any():
+            figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=MARGIN, metadata={"Software": None})
+            return buffer.getvalue()
+    window = tuple(_extent(drawn.any(axis=axis), margin=round(MARGIN * DPI)) for axis in (1, 0))
     Image.fromarray(np.ascontiguousarray(pixels[window])).save(buffer, format="png", dpi=(DPI, DPI))
     return buffer.getvalue()
 
