@@ -100,20 +100,28 @@ def fit(
     keep_statistics(backbone)
     with tqdm(total=total, initial=first * steps, desc=title, unit="step", mininterval=1.0) as bar:
         for epoch in range(first, settings.epochs):
-            log: list[dict[str, Tensor]] = []
-            for step in range(epoch * steps, (epoch + 1) * steps):
-                log.append(learn(next(batches), settings.seed * 1_000_003 + step, step / total))
-                bar.update()
-                if len(log) % 10 == 0:
-                    bar.set_postfix({k: f"{float(v):.3f}" for k, v in log[-1].items()}, refresh=False)
+            steps_now = range(epoch * steps, (epoch + 1) * steps)
+            log = [_advance(learn, next(batches), settings.seed, step, total, bar) for step in steps_now]
             rows.append(summarise(epoch + 1, log, scheduler.get_last_lr()[0], title))
             save_checkpoint(folder, epoch + 1, model, optimizer, scheduler, rows)
             if epoch + 1 == max(1, settings.epochs // EARLY_SHARE):
-                save_tensors(folder / EARLY, {k: v.cpu() for k, v in model.state_dict().items()})
+                _save_weights(folder / EARLY, model)
     write_log(folder / LOG, rows)
-    save_tensors(folder / WEIGHTS, {k: v.cpu() for k, v in model.state_dict().items()})
+    _save_weights(folder / WEIGHTS, model)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     model.eval()
+
+
+def _advance(learn: _Step, batch: Any, seed: int, step: int, total: int, bar: tqdm) -> dict[str, Tensor]:
+    facts = learn(batch, seed * 1_000_003 + step, step / total)
+    bar.update()
+    if step % 10 == 9:
+        bar.set_postfix({name: f"{float(value):.3f}" for name, value in facts.items()}, refresh=False)
+    return facts
+
+
+def _save_weights(path: Path, model: nn.Module) -> None:
+    save_tensors(path, {name: value.cpu() for name, value in model.state_dict().items()})
 
 
 class _Step:
