@@ -1,6 +1,7 @@
 """The explorer's widgets: the newest wish wins, faults are shown, values come back as parameters."""
 
 import io
+import json
 import threading
 
 import numpy as np
@@ -152,6 +153,8 @@ def test_save_writes_a_png_below_the_run(run):
     path = explorer.panel.save()
     assert path.parent == run.run.path / "figures" and path.read_bytes()[:4] == b"\x89PNG"
     assert str(path) in explorer.panel.saved.value
+    entry = json.loads((path.parent / "captions.json").read_text())[path.stem]
+    assert entry["notebook"] == "08" and "s 0." in entry["caption"] and entry["alt"] == explorer.panel.view.alt
 
 
 def test_every_snippet_is_a_parameter_file(run, tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 import ipywidgets as widgets
 import yaml
 
+from pmm.artifacts import fingerprint
 from pmm.errors import InputError
 from pmm.explore import canvas
 from pmm.explore.controls import clean, log_slider, menu, picture_widget, row, slider, words_html
@@ -21,6 +22,7 @@ from pmm.explore.sample import Sample
 from pmm.explore.smoothing_view import SmoothingState, smoothing_view
 from pmm.explore.underfitting_view import CHECKPOINTS, KINDS, UnderfittingState, model_output, underfitting_view
 from pmm.explore.view import View
+from pmm.figures.style import keep
 from pmm.params import check_params
 
 PAUSE = 1.0
@@ -109,13 +111,17 @@ class Panel:
                 control.value = self.initial[name]
 
     def save(self, *_: Any) -> Path | None:
-        """Write the picture into the run's figures and say where."""
+        """Keep the picture with its setting among the run's figures, where the report finds it, and say where."""
         if self.view is None or self.sample is None:
             return None
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", f"explorer_{self.name}_{Path(self.sample.id).stem}")
-        path = Path(self.experiment.run.path) / "figures" / f"{stem}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(canvas.to_png(self.view.picture))
+        settings = self.parameters(self.values())
+        setting = ", ".join(f"{name} {value}" for name, value in settings.items())
+        stem = re.sub(
+            r"[^A-Za-z0-9._-]+", "_", f"08_{self.name}_{Path(self.sample.id).stem}_{fingerprint(settings)[:6]}"
+        )
+        run = Path(self.experiment.run.path)
+        keep(canvas.to_png(self.view.picture), f"{self.title}, {self.sample.id}: {setting}.", self.view.alt, stem, run)
+        path = run / "figures" / f"{stem}.png"
         self.saved.value = f"saved: {html.escape(str(path))}"
         return path
 
