@@ -111,7 +111,7 @@ def lines_figure(
         if even:
             axis.set_xticks(range(len(values)), [f"{v:g}" for v in values])
         if own is not None and (own in values or not even):
-            axis.axvline(values.index(own) if even else own, color="0.25", linestyle="--", linewidth=1.8, zorder=1.5)
+            axis.axvline(values.index(own) if even else own, color="0.25", linestyle="--", linewidth=1.8, zorder=1.8)
     axes[0, 0].set_ylabel(ylabel)
     handles = {h.get_label(): h for axis in axes.flat for h in axis.get_lines() if h.get_label() in names}
     if len(names) > 1:
@@ -172,7 +172,7 @@ def seeds_figure(
         else:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if zero:
-            axis.axhline(0, color="0.25", linewidth=1.8, zorder=0)
+            axis.axhline(0, color="0.25", linewidth=1.8, zorder=1.8)
     axes[0, 0].set_ylabel(ylabel)
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), handlelength=2.6)
