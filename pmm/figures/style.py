@@ -23,6 +23,8 @@ from pmm.figures.palette import LINES
 WIDTH = 11.0
 """Inches; with DPI it makes 1,210 pixels, which a page or a slide shows at full width."""
 DPI = 110
+SLIDE_DPI = 300
+"""Resolution of the pictures inside an SVG, which a slide shows larger than a page does."""
 HEAT = "inferno"
 """Colour map of activations: dark is 0, bright is 1, monotone in lightness, so it survives a grey print."""
 
@@ -85,7 +87,9 @@ def to_svg(figure: Figure) -> bytes:
     """Return the figure as SVG, letters as outlines to look the same everywhere; equal figures give equal bytes."""
     buffer = io.BytesIO()
     with mpl.rc_context({**STYLE, "svg.hashsalt": "pmm", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
+        figure.savefig(
+            buffer, format="svg", dpi=SLIDE_DPI, bbox_inches="tight", pad_inches=0.08, metadata={"Date": None}
+        )
     return buffer.getvalue()
 
 
