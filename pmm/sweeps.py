@@ -21,7 +21,7 @@ from pmm.metrics import SegmentationScore, confusion_matrix, mean_iou
 from pmm.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
 from pmm.threads import limit_threads
 
-ALPHAS = (0.5, 1.0, 2.0, 4.0, 8.0)
+ALPHAS = (0.25, 0.5, 1.0, 2.0, 4.0)
 THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 FINE_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 

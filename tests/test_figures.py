@@ -99,6 +99,15 @@ def test_show_keeps_png_and_captions(tmp_path, image, capsys):
     assert png_size((folder / "01_first.png").read_bytes())[0] > 300
 
 
+def test_show_keeps_an_svg_on_request(tmp_path, image):
+    for _ in range(2):
+        style.show(panels.image_row([("a", image)]), "First.", "Alt.", "01_first", tmp_path, svg=True)
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["01_first.png", "01_first.svg", "captions.json"]
+    drawn = (tmp_path / "figures" / "01_first.svg").read_bytes()
+    assert b"<svg" in drawn and b"<image" in drawn and b"<text" not in drawn
+    assert drawn == style.to_svg(panels.image_row([("a", image)]))
+
+
 def test_show_without_a_run_writes_nothing(tmp_path, image, monkeypatch):
     monkeypatch.chdir(tmp_path)
     style.show(panels.image_row([("a", image)]), "Caption.", "Alt.", "01_first")

@@ -32,6 +32,14 @@ def test_disagreement_leaves_unknown_pixels_out():
     assert masks.disagreement(first, second).tolist() == [[False, True, False, False]]
 
 
+def test_thickened_pixels_are_squares_cut_off_at_the_edge():
+    where = np.zeros((4, 5), bool)
+    where[0, 0] = where[2, 3] = True
+    wide = masks.thicken(where)
+    assert wide.astype(int).tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1]]
+    assert where.sum() == 2
+
+
 def test_alpha_panels_are_the_scores():
     cam = np.array([[[0.0, 0.5]], [[0.2, 0.1]]], np.float32)
     panels = dict(masks.alpha_panels(cam, [2.0]))

@@ -8,6 +8,7 @@ import tokenize
 
 import nbformat
 import pytest
+from test_exercises import with_solutions
 
 from pmm.artifacts import project_root
 from pmm.params import Params, load_params
@@ -129,11 +130,14 @@ def test_the_check_itself_finds_every_fault(line, expected):
 
 
 @pytest.mark.slow
-def test_all_notebooks_run_on_the_smoke_parameters(tmp_path):
+def test_all_notebooks_and_solutions_run_on_the_smoke_parameters(tmp_path):
     from pmm.pipeline import run_notebooks
 
+    for path in NOTEBOOKS:
+        nbformat.write(with_solutions(path), tmp_path / path.name)
     params = load_params(ROOT / "params" / "smoke.yaml", {"runs_dir": str(tmp_path)})
-    run = run_notebooks(params)
+    run = run_notebooks(params, folder=tmp_path)
+    assert (run.path / "figures" / "06_story.png").exists() and (run.path / "figures" / "06_story.svg").exists()
     assert sorted(run.manifest()["notebooks"]) == [path.stem for path in NOTEBOOKS]
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert page.count("<figure>") == len(list((run.path / "figures").glob("*.png"))) > 0

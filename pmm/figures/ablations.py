@@ -115,7 +115,7 @@ def lines_figure(
         if even:
             axis.set_xticks(range(len(values)), [f"{v:g}" for v in values])
         if own is not None and (own in values or not even):
-            axis.axvline(values.index(own) if even else own, color="0.25", linestyle="--", linewidth=1.8, zorder=0)
+            axis.axvline(values.index(own) if even else own, color="0.25", linestyle="--", linewidth=1.8, zorder=1.8)
     axes[0, 0].set_ylabel(ylabel)
     handles = {h.get_label(): h for axis in axes.flat for h in axis.get_lines() if h.get_label() in names}
     if len(names) > 1:
@@ -176,7 +176,7 @@ def seeds_figure(
         else:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if zero:
-            axis.axhline(0, color="0.25", linewidth=1.8, zorder=0)
+            axis.axhline(0, color="0.25", linewidth=1.8, zorder=1.8)
     axes[0, 0].set_ylabel(ylabel)
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), handlelength=2.6)
@@ -196,12 +196,12 @@ def story_panels(experiment: Any, image_id: str, alpha: float) -> list[Panel]:
     shared = DenseCRF(image, experiment.crf_settings())
     own = {"s": p.s, "alpha": p.alpha, "t": p.t, "variant": p.variant, "crf": shared}
     steps = ppmg_steps(image, cam, class_ids, **own)
-    changed = {"same, s = 0": {"s": 0.0}, f"same, alpha = {alpha:g}": {"alpha": alpha}}
+    changed = {"the same,\ns = 0": {"s": 0.0}, f"the same,\nalpha = {alpha:g}": {"alpha": alpha}}
     return [
         ("scene", image),
         ("CAM", cam.max(axis=0)),
-        ("smoothed CAM", steps.smoothed.max(axis=0)),
-        ("the run's mask", steps.mask),
+        ("smoothed\nCAM", steps.smoothed.max(axis=0)),
+        ("the run's\nmask", steps.mask),
         *((title, ppmg_steps(image, cam, class_ids, **{**own, **one}).mask) for title, one in changed.items()),
         *exact_panel(experiment.data, image_id),
     ]

@@ -105,9 +105,9 @@ def bars(
     axis.invert_yaxis()
     axis.set(xlabel=xlabel, title=title, xlim=(0, limit or 1.15 * max([*numbers, 1e-9])))
     if percent:
-        axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=None))
+        axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=None, symbol=" %"))
     elif all(v == int(v) for v in numbers):
-        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return figure
 
 
@@ -132,7 +132,7 @@ def grouped_bars(
     axis.margins(x=0.12)
     axis.set(xlabel=xlabel, title=title)
     if percent:
-        axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=None))
+        axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=None, symbol=" %"))
     figure.legend(loc="outside lower center", ncols=min(4, len(table)))
     return figure
 

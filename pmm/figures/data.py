@@ -14,6 +14,8 @@ from pmm.figures.palette import class_colour
 from pmm.figures.panels import bars, draw_image, spaced
 from pmm.figures.style import WIDTH, new_figure, styled
 
+SPLITS = {"train": "training", "val": "validation"}
+
 
 def label_names(data: Any, image_id: str) -> str:
     """Return the image-level label of an image as text, such as "bird, fruit"."""
@@ -37,10 +39,11 @@ def object_sheet(class_names: Sequence[str], split: str, count: int = 6) -> Figu
     for row, name in zip(axes, class_names, strict=True):
         for position, axis in enumerate(row):
             axis.set_axis_off()
+            axis.set_anchor("W" if position == 0 else "C")  # the first one begins below the row's name
             if position < len(objects[name]):
                 draw_image(axis, read_image(MATERIAL / "cutouts" / name / objects[name][position]))
         row[0].set_title(spaced(name), loc="left", color="black")
-    figure.suptitle(f"objects of the {split} scenes")
+    figure.suptitle(f"objects of the {SPLITS.get(split, split)} scenes")
     return figure
 
 

@@ -42,6 +42,13 @@ def disagreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (first != second) & (first != 255) & (second != 255)
 
 
+def thicken(where: np.ndarray) -> np.ndarray:
+    """Return (H, W) bool in which each marked pixel has become a square of 3 x 3, so that a reader can see it."""
+    high, wide = np.shape(where)
+    padded = np.pad(np.asarray(where, dtype=bool), 1)
+    return np.any([padded[y : y + high, x : x + wide] for y in range(3) for x in range(3)], axis=0)
+
+
 def pick_examples(experiment: Any, count: int = 4, classes: int = 2) -> list[str]:
     """Choose training images to look at: with exact masks if there are any, and nearly `classes` classes."""
     data, ids = experiment.data, experiment.train_ids[:400]
@@ -141,7 +148,7 @@ def ppmg_figure(
             draw_image(axis, panel)
         name = f"{spaced(class_names[class_ids[row]])}\nc_v = {steps.c_v[row]:.2f}"
         place = {"transform": axes[row, 0].transAxes, "bbox": {"facecolor": "black", "pad": 2}}
-        axes[row, 0].text(0.02, 0.04, name, color="white", fontsize=12, **place).set_in_layout(False)
+        axes[row, 0].text(0.03, 0.06, name, color="white", fontsize=12, **place).set_in_layout(False)
     for axis, title in zip(axes[0], STEP_TITLES, strict=False):
         axis.set_title(wrap(title, wide))
     _draw_result(axes[:, 4], image, steps.mask, class_names, wide)
@@ -194,10 +201,10 @@ def story_panels(experiment: Any, image_id: str, model: str) -> list[Panel]:
     p, data, (_, cam) = experiment.params, experiment.data, experiment.cam(image_id)
     image = data.image(image_id)
     return [
-        ("image, labels only", image),
-        ("CAM, strongest class", cam.max(axis=0)),
-        (f"smoothed, s = {p.s:g}", smooth_cam(cam, p.s, p.t, p.variant).max(axis=0)),
-        ("pseudo-mask, PPMG", experiment.pseudo_mask("ppmg", image_id)),
-        ("segmentation model", experiment.predict(model, image_id)),
-        *exact_panel(data, image_id),
+        ("image, with\nits labels", image),
+        ("CAM,\nall classes", cam.max(axis=0)),
+        (f"smoothed,\ns = {p.s:g}", smooth_cam(cam, p.s, p.t, p.variant).max(axis=0)),
+        ("pseudo-mask,\nPPMG", experiment.pseudo_mask("ppmg", image_id)),
+        ("segmentation\nmodel", experiment.predict(model, image_id)),
+        *((f"{title},\nto compare", mask) for title, mask in exact_panel(data, image_id)),
     ]

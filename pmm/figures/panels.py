@@ -201,6 +201,7 @@ def _number_grid(axis: Axes, grid: np.ndarray, digits: int) -> None:
     axis.set_yticks(np.arange(-0.5, grid.shape[0]), labels=[])
     axis.grid(True, color="0.6", linewidth=2)
     axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
     for (row, column), value in np.ndenumerate(grid):
         if np.isfinite(value):
             ink = text_colour(colours[row, column])

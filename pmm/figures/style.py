@@ -26,6 +26,8 @@ WIDTH = 11.0
 DPI = 110
 MARGIN = 0.08
 """Inches of white around a figure."""
+SLIDE_DPI = 300
+"""Resolution of the pictures inside an SVG, which a slide shows larger than a page does."""
 HEAT = "inferno"
 """Colour map of activations: dark is 0, bright is 1, monotone in lightness, so it survives a grey print."""
 
@@ -102,7 +104,20 @@ def _extent(drawn: np.ndarray, margin: int) -> slice:
     return slice(max(inside[0] - margin, 0), inside[-1] + 1 + margin) if inside.size else slice(None)
 
 
-def show(figure: Figure, caption: str, alt: str, name: str | None = None, run: RunFolder | Path | None = None) -> None:
+def to_svg(figure: Figure) -> bytes:
+    """Return the figure as SVG, letters as outlines to look the same everywhere; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "pmm", "svg.fonttype": "path"}):
+        figure.savefig(
+            buffer, format="svg", dpi=SLIDE_DPI, bbox_inches="tight", pad_inches=MARGIN, metadata={"Date": None}
+        )
+    return buffer.getvalue()
+
+
+def show(
+    figure: Figure, caption: str, alt: str, name: str | None = None, run: RunFolder | Path | None = None,
+    svg: bool = False,
+) -> None:  # fmt: skip
     """Display a figure with caption and alternative text; keep it in the run folder.
 
     JupyterLab and nbconvert's default template both drop an alternative text that stands in a PNG
@@ -114,6 +129,7 @@ def show(figure: Figure, caption: str, alt: str, name: str | None = None, run: R
         alt: what a reader who cannot see it needs to know.
         name: file name without suffix, beginning with the notebook's number, such as `01_scenes`.
         run: run folder; with name, it gets figures/<name>.png and an entry in figures/captions.json.
+        svg: keep figures/<name>.svg beside it, for a slide.
 
     Raises:
         InputError: caption or alt is empty, or name does not begin with two digits and `_`.
@@ -122,7 +138,10 @@ def show(figure: Figure, caption: str, alt: str, name: str | None = None, run: R
         raise InputError("show: caption or alt is empty; every figure needs both")
     png = to_png(figure)
     if name is not None and run is not None:
-        keep(png, caption, alt, name, Path(getattr(run, "path", run)))
+        folder = Path(getattr(run, "path", run))
+        keep(png, caption, alt, name, folder)
+        if svg:
+            _write_whole(folder / "figures" / f"{name}.svg", to_svg(figure))
     _display(png, caption, alt)
     close(figure)
 
@@ -133,12 +152,17 @@ def keep(png: bytes, caption: str, alt: str, name: str, folder: Path) -> None:
         raise InputError(f"name = {name!r}: begin with the notebook's number, such as 01_scenes")
     target = folder / "figures" / f"{name}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_bytes(png)
-    temporary.replace(target)
+    _write_whole(target, png)
     entry = {"caption": caption, "alt": alt, "notebook": name[:2], "file": target.name}
     captions = read_json(target.with_name("captions.json")) | {name: entry}
     write_text(target.with_name("captions.json"), json.dumps(captions, indent=1, sort_keys=True))
+
+
+def _write_whole(target: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(target)
 
 
 def figure_html(png: bytes, caption: str, alt: str) -> str:

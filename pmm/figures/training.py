@@ -84,7 +84,7 @@ def _draw_gate(axis: Axes, log: Log, colour: str) -> None:
     axis.plot(log["epoch"], log["over_kappa"], ":", color="0.3", marker="^", label="pixels at kappa or above")
     axis.set_ylabel("share")
     axis.set_ylim(-0.04, 1.04)
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axis.grid(True)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
