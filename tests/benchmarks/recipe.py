@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pmm.crf import PPMG_CRF, DenseCRF
@@ -33,7 +35,7 @@ class RecipeCRF(DenseCRF):
     """The common recipe: a new DenseCRF2D, Gaussian and bilateral kernel, 10 iterations, for each class."""
 
     def __init__(self, image: np.ndarray) -> None:
-        super().__init__(image)
+        super().__init__(image, replace(PPMG_CRF, engine="pydensecrf"))  # not a process of it loads numba
         self._pixels = np.ascontiguousarray(image)
 
     def foreground_posterior(self, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
