@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -104,32 +105,35 @@ def cams_in_batches(
         The keys, in order, each when its CAM is saved.
 
     Raises:
-        Exception: what `load` or `save` raises; batches before are saved, the rest is not begun.
+        Exception: what `load` or `save` raises; later batches are not begun; the one under way may be lost.
     """
-
-    def prepare(key: K) -> tuple[list[Tensor], Sequence[int], tuple[int, int]]:
-        """Load one image at all its scales."""
-        image, class_ids = load(key)
-        return scaled_pictures(image, scales), class_ids, image.shape[:2]
-
-    def finish(key: K, class_ids: Sequence[int], total: np.ndarray) -> K:
-        """Normalise and save one image's CAM."""
-        save(key, class_ids, normalize_cam(total))
-        return key
-
     cores = torch.get_num_threads()
     with ThreadPoolExecutor(available_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             saving: list[Future[K]] = []
-            for batch, loaded in _ahead(pool, prepare, batches):
+            for batch, loaded in _ahead(pool, partial(_prepare, load, scales), batches):
                 pictures, ids, sizes = zip(*loaded, strict=True)
                 totals = _summed_maps(model, pictures, ids, sizes[0], flip, statistics)
                 yield from (future.result() for future in saving)
-                saving = [pool.submit(finish, *each) for each in zip(batch, ids, totals, strict=True)]
+                saving = [pool.submit(_finish, save, *each) for each in zip(batch, ids, totals, strict=True)]
             yield from (future.result() for future in saving)
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(cores)
+
+
+def _prepare(
+    load: Callable[[K], tuple[np.ndarray, Sequence[int]]], scales: Sequence[float], key: K
+) -> tuple[list[Tensor], Sequence[int], tuple[int, int]]:
+    """Load one image at all its scales."""
+    image, class_ids = load(key)
+    return scaled_pictures(image, scales), class_ids, image.shape[:2]
+
+
+def _finish(save: Callable[[K, Sequence[int], np.ndarray], None], key: K, ids: Sequence[int], total: np.ndarray) -> K:
+    """Normalise and save one image's CAM."""
+    save(key, ids, normalize_cam(total))
+    return key
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable, batches: Sequence[Sequence[K]]) -> Iterator[tuple]:
