@@ -214,8 +214,9 @@ _ENGINES: dict[str, Callable[[np.ndarray, CRFSettings], Any]] = {
 
 def _unary(probabilities: np.ndarray) -> np.ndarray:
     """Energies -log p, (K, H, W) -> (K, H * W) float32."""
-    maps = probabilities.astype(np.float32, copy=False)
-    return -np.log(np.clip(maps, MIN_PROBABILITY, 1.0)).reshape(len(maps), maps.shape[1] * maps.shape[2])
+    energies = np.clip(probabilities.astype(np.float32, copy=False), MIN_PROBABILITY, 1.0)
+    np.negative(np.log(energies, out=energies), out=energies)
+    return energies.reshape(len(energies), energies.shape[1] * energies.shape[2])
 
 
 def _check_reach(settings: CRFSettings, longest_side: int) -> None:

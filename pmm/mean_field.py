@@ -45,9 +45,9 @@ class LatticeEngine:
     @cached_property
     def _lattices(self) -> tuple[Lattice, Lattice]:
         s, (height, width) = self._settings, self._image.shape[:2]
-        position = _positions(height, width)
-        colours = self._image.reshape(-1, 3) / np.float32(s.bilateral_srgb)
-        features = np.hstack([position / np.float32(s.bilateral_sxy), colours])
+        features = np.empty((height * width, 5), np.float32)
+        np.divide(_positions(height, width), np.float32(s.bilateral_sxy), out=features[:, :2])
+        np.divide(self._image.reshape(-1, 3), np.float32(s.bilateral_srgb), out=features[:, 2:])
         return _gauss_lattice(height, width, s.gauss_sxy, self._threads), build_lattice(features, self._threads)
 
     def mean_field(self, unary: np.ndarray) -> np.ndarray:
@@ -63,15 +63,15 @@ class LatticeEngine:
         """(C, N) and (C, N) float32 energies -> (C, N) float32 posterior of the foreground."""
         posterior = np.empty_like(foreground)
         for first in range(0, len(foreground), LANES):
-            logits = background[first : first + LANES] - foreground[first : first + LANES]
-            lanes = 1 if len(logits) == 1 else LANES
-            block = np.zeros((1, logits.shape[1], lanes), np.float32)
-            block[0, :, : len(logits)] = logits.T
-            posterior[first : first + LANES] = self._iterate(block, _tanh_sweep)[0, :, : len(logits)].T
+            front, back = foreground[first : first + LANES].T, background[first : first + LANES].T
+            lanes = 1 if front.shape[1] == 1 else LANES
+            block = np.zeros((1, len(front), lanes), np.float32)
+            np.subtract(back, front, out=block[0, :, : front.shape[1]])
+            posterior[first : first + LANES] = self._iterate(block, _tanh_sweep)[0, :, : front.shape[1]].T
         return posterior
 
     def _iterate(self, logits: np.ndarray, sweep) -> np.ndarray:
-        """(B, N, lanes) float32 logits -> posterior of the same shape."""
+        """(B, N, lanes) float32 logits -> posterior of the same shape, in the same memory."""
         blocks, n, lanes = logits.shape
         gauss, bilateral = self._lattices
         s = self._settings
@@ -79,7 +79,6 @@ class LatticeEngine:
         sides = [(lattice, np.float32(weight * lattice.blur_scale)) for lattice, weight in both]
         blurred = [np.zeros((blocks, lattice.n_vertices + 1, lanes), np.float32) for lattice, _ in sides]
         splats = [np.zeros((STRIPES, *values.shape), np.float32) for values in blurred]
-        posterior = np.empty_like(logits)
         jobs = [(i, first, last) for i, (first, last) in enumerate(stripes(n)) if first < last]
 
         def pass_over(job: tuple[int, int, int], last: bool) -> None:
@@ -87,7 +86,7 @@ class LatticeEngine:
             i, first, end = job
             tables = (blurred[0], blurred[1], splats[0][i], splats[1][i])
             lattices = (gauss.vertices, gauss.weights, bilateral.vertices, bilateral.weights)
-            sweep(logits, lattices, tables, first, end, posterior, last)
+            sweep(logits, lattices, tables, first, end, logits, last)  # a chunk is read before it is written
 
         def blur(job: tuple[int, int]) -> None:
             """Sum up and blur one lattice's splats of one block."""
@@ -100,7 +99,7 @@ class LatticeEngine:
             run_parallel(self._threads, partial(pass_over, last=last), jobs)
             if not last:
                 run_parallel(self._threads, blur, [(k, block) for k in (0, 1) for block in range(blocks)])
-        return posterior
+        return logits
 
 
 @lru_cache(maxsize=8)
@@ -109,8 +108,10 @@ def _gauss_lattice(height: int, width: int, sxy: float, threads: int) -> Lattice
 
 
 def _positions(height: int, width: int) -> np.ndarray:
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    return np.stack([x.ravel(), y.ravel()], axis=1)
+    """(x, y) of each pixel, (N, 2) float32."""
+    positions = np.empty((height, width, 2), np.float32)
+    positions[..., 0], positions[..., 1] = np.arange(width), np.arange(height)[:, None]
+    return positions.reshape(-1, 2)
 
 
 def _tanh_sweep(logits, lattices, tables, first, end, posterior, last):

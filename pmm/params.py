@@ -61,6 +61,7 @@ class Params(BaseModel):
     # --- the class activation maps
     cam_scales: list[float] = Field([0.5, 1.0, 1.5, 2.0], min_length=1, description="image scales, summed")
     cam_flip: bool = Field(True, description="add the mirrored image's maps")
+    cam_batch_size: int = Field(0, ge=0, le=4096, description="images of one size a pass; 0: 16 on a GPU, else 1")
 
     # --- the pseudo-masks
     variant: Literal["official", "paper"] = Field("official", description="released code or equations")

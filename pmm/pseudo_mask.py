@@ -131,7 +131,7 @@ def proportion(cam: npt.ArrayLike, mask: npt.ArrayLike, variant: str = "official
         raise InputError(f"mask: bool of shape {maps.shape} expected, got {region.dtype} of {region.shape}")
     offset = 1.0 if smoothing.check_variant(variant) == "official" else 0.0
     total = np.sum(maps, axis=(1, 2), where=region, dtype=np.float64, keepdims=True) + offset
-    return np.divide(maps, total, out=np.zeros(maps.shape, np.float64), where=total > 0).astype(np.float32)
+    return np.divide(maps, total, out=np.zeros(maps.shape, np.float32), where=total > 0)
 
 
 def ppmg(
@@ -197,7 +197,7 @@ def ppmg_steps(
     exponent = smoothing.smoothing_exponent(c_v, s, class_ids=ids.tolist())
     smoothed = smoothing.raise_cam(maps, exponent, t, variant)
     background = (1 - smoothed) ** np.float32(alpha)  # eq. 2 for each class alone
-    posterior = np.zeros_like(smoothed)
+    posterior = smoothed  # of no class
     if len(ids):
         posterior = _crf_for(pixels, crf, PPMG_CRF).foreground_posterior(smoothed, background)
     foreground = posterior > 0.5

@@ -6,8 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pmm.cam_inference import multi_scale_cam, scaled_batch, unflip
+from pmm.cam_inference import (
+    GPU_BATCH,
+    cam_batch_size,
+    cams_in_batches,
+    equal_sizes,
+    multi_scale_cam,
+    scaled_batch,
+    unflip,
+)
 from pmm.devices import seeded
+from pmm.errors import InputError
+from pmm.threads import map_images
 
 STATISTICS = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
 IMAGE = np.random.default_rng(1).integers(0, 256, (40, 48, 3), dtype=np.uint8)
@@ -101,3 +111,65 @@ def test_unflip_mirrors_the_second_back():
     pair = torch.cat([maps, maps.flip(-1)])
     assert torch.equal(unflip(pair, True), maps.repeat(2, 1, 1, 1))
     assert torch.equal(unflip(pair, False), pair)
+
+
+def test_a_gpu_takes_batches_and_a_processor_an_image_a_thread_unless_told():
+    assert cam_batch_size(0, torch.device("cpu")) == 1
+    assert cam_batch_size(0, torch.device("cuda")) == cam_batch_size(0, torch.device("mps")) == GPU_BATCH
+    assert cam_batch_size(5, torch.device("cpu")) == cam_batch_size(5, torch.device("cuda")) == 5
+
+
+def test_batches_hold_images_of_one_size_in_order():
+    assert equal_sizes("abcdefg", [1, 2, 1, 1, 2, 3, 1], 3) == [["a", "c", "d"], ["b", "e"], ["f"], ["g"]]
+    assert equal_sizes("abc", [1, 1, 1], 1) == [["a"], ["b"], ["c"]]
+    assert equal_sizes([], [], 4) == []
+
+
+SIZES = [(40, 48), (48, 40), (40, 48), (40, 48), (33, 50), (40, 48), (48, 40)]
+IMAGES = [np.random.default_rng(i).integers(0, 256, (*size, 3), dtype=np.uint8) for i, size in enumerate(SIZES)]
+IDS = [(1, 3), (2,), (), (3, 1), (1, 2, 3), (2,), ()]
+
+
+def batched(batch_size, flip=True, load=lambda i: (IMAGES[i], IDS[i])):
+    """Compute the CAMs of all images in batches: what was saved, and the order."""
+    saved = {}
+
+    def save(key, class_ids, cam):
+        saved[key] = (class_ids, cam)
+
+    options = {"scales": (0.75, 1.0, 1.5), "flip": flip, "statistics": STATISTICS}
+    batches = equal_sizes(range(len(SIZES)), SIZES, batch_size)
+    return saved, list(cams_in_batches(Maps(), batches, load, save, **options)), batches
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_cams_in_batches_equal_those_of_single_images(batch_size, flip):
+    before = torch.get_num_threads()
+    saved, order, batches = batched(batch_size, flip)
+    assert order == [key for batch in batches for key in batch] and set(saved) == set(range(len(SIZES)))
+    model = Maps()  # outside of the threads: it draws from torch's global generator
+    alone = map_images(lambda i: cam(IMAGES[i], IDS[i], (0.75, 1.0, 1.5), flip, model), range(len(SIZES)))
+    for i, (expected, ids) in enumerate(zip(alone, IDS, strict=True)):
+        assert saved[i][0] == ids and saved[i][1].shape == expected.shape and saved[i][1].dtype == np.float32
+        np.testing.assert_allclose(saved[i][1], expected, atol=1e-5)
+    assert torch.get_num_threads() == before
+
+
+def test_an_image_that_cannot_be_read_stops_the_batches_with_its_own_error():
+    def load(i):
+        if i == 3:
+            raise InputError("3.jpg: cannot be read")
+        return IMAGES[i], IDS[i]
+
+    with pytest.raises(InputError, match=r"^3\.jpg: cannot be read$"):
+        batched(2, load=load)
+
+
+def test_a_cam_that_cannot_be_saved_stops_the_batches():
+    def save(*_):
+        raise OSError("disk full")
+
+    options = {"scales": (1.0,), "flip": False, "statistics": STATISTICS}
+    with pytest.raises(OSError, match="disk full"):
+        list(cams_in_batches(Maps(), [[0], [3], [5]], lambda i: (IMAGES[i], IDS[i]), save, **options))

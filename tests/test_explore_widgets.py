@@ -53,6 +53,21 @@ def test_only_the_newest_wish_is_served():
     assert (worker.asked, worker.begun) == (50, 2)
 
 
+def test_a_newer_wish_ends_a_rest_at_once():
+    rested, resting = [], threading.Event()
+
+    def work(wish, is_stale):
+        resting.set()
+        rested.append((wish, worker.rests(30 if wish == 0 else 0.01)))
+
+    worker = LatestWins(work, pytest.fail)
+    worker.ask(0)
+    assert resting.wait(10)
+    worker.ask(1)
+    assert worker.wait(10)
+    assert rested == [(0, False), (1, True)]
+
+
 def test_a_failed_wish_does_not_end_the_worker():
     done, failures = [], []
 

@@ -1,6 +1,8 @@
 """The stages of a run, on the smallest experiment that does everything."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -93,6 +95,40 @@ def test_results_are_read_in_the_agreed_form(finished):
     assert loss.shape == (64, 64) and not loss[experiment.pseudo_mask("ppmg", first) == 255].any()
     assert {"epoch", "loss", "lr", "gate_open", "over_kappa"} <= set(experiment.log("segmenter/pus"))
     np.testing.assert_array_equal(experiment.pseudo_mask("exact", first), experiment.data.mask(first))
+
+
+@pytest.fixture
+def half_done(finished, tmp_path):
+    """A copy of the run whose CAMs of the last two images are missing, to go on in batches."""
+    run = finished[0].run.path
+    shutil.copytree(run, tmp_path / run.name)
+    record = tmp_path / run.name / "cams" / ".stage.json"
+    record.write_text(record.read_text().replace('"finished": true', '"finished": false'))
+    for image_id in finished[0].train_ids[2:]:
+        (tmp_path / run.name / "cams" / f"{image_id}.npz").unlink()
+    return Experiment(params(tmp_path, cam_batch_size=3))
+
+
+def test_batches_of_cams_go_on_where_single_images_stopped(finished, half_done, no_training):
+    ids = half_done.train_ids
+    kept = [half_done.run.path / "cams" / f"{i}.npz" for i in ids[:2]]
+    before = [path.stat().st_mtime_ns for path in kept]
+    half_done.cams()
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    for image_id in ids:
+        (class_ids, cam), (expected_ids, expected) = half_done.cam(image_id), finished[0].cam(image_id)
+        np.testing.assert_array_equal(class_ids, expected_ids)
+        np.testing.assert_allclose(cam, expected, atol=1e-3)  # the files hold float16
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_unreadable_image_stops_the_cams_with_its_name(half_done, no_training, batch):
+    broken = half_done.data.image_path(half_done.train_ids[-1])
+    broken.write_bytes(broken.read_bytes()[:600])  # the header is whole
+    experiment = Experiment(half_done.params.model_copy(update={"cam_batch_size": batch}))
+    with pytest.raises(InputError, match=f"^{re.escape(str(broken))}: cannot be read as an image"):
+        experiment.cams()
+    assert experiment.run.recorded("cams") is None
 
 
 def test_cyclic_masks_hold_only_the_images_classes_if_filtered(finished):

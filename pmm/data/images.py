@@ -44,6 +44,21 @@ def read_image(path: str | Path) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return (width, height) of the upright image, from its header alone.
+
+    Raises:
+        InputError: as `read_image`, where the header cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except Exception:  # say it in the words of the full decoder
+        height, width = read_image(path).shape[:2]
+        return width, height
+
+
 def read_mask(path: str | Path, n_classes: int | None = None) -> np.ndarray:
     """Read an index mask: the pixel value is the class, whatever the palette shows.
 
@@ -87,7 +102,7 @@ def read_mask_of(image_path: Path, mask_path: Path, n_classes: int) -> np.ndarra
         InputError: as `read_mask`, or the mask is not as large as the upright image.
     """
     mask = read_mask(mask_path, n_classes)
-    width, height = _size(image_path)
+    width, height = image_size(image_path)
     if mask.shape != (height, width):
         found = f"{mask.shape[1]} x {mask.shape[0]} px"
         raise InputError(f"{mask_path}: found {found}, its image has {width} x {height}; give the mask that size")
@@ -177,17 +192,6 @@ def _decode(path: str | Path, upright: bool = True) -> Image.Image:
         reason = " ".join(str(error).split()) or type(error).__name__
         hint = "is the file complete, and an image?"
         raise InputError(f"{path}: cannot be read as an image ({reason}); {hint}") from None
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """(width, height) of the upright image, from its header alone."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except Exception:  # say it in the words of the full decoder
-        height, width = read_image(path).shape[:2]
-        return width, height
 
 
 def _scale_16_bit(gray: np.ndarray, path: str | Path) -> np.ndarray:

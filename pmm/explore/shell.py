@@ -19,6 +19,9 @@ from pmm.explore.underfitting_view import check_segmenter_exists
 from pmm.explore.worker import LatestWins
 from pmm.figures.style import figure_html
 
+REST = 0.25
+"""Seconds that a slider must rest before the chart over several scenes is worked on."""
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -85,7 +88,7 @@ class Explorer(widgets.VBox):
         panel.show(sample, values, panel.evaluate(sample, values))
         if self.problem.value:
             self.problem.value = ""
-        if not is_stale():
+        if not is_stale() and self.worker.rests(REST):  # work on the chart would hold up the next picture
             panel.follow_up(values, is_stale)
 
     def _failed(self, error: Exception) -> None:

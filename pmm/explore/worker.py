@@ -33,6 +33,7 @@ class LatestWins:
         with self._state:
             self._next = wish
             self.asked += 1
+            self._state.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="pmm-explorer", daemon=True)
                 self._thread.start()
@@ -40,6 +41,11 @@ class LatestWins:
     def is_stale(self) -> bool:
         """Return whether a newer wish waits."""
         return self._next is not _NOTHING
+
+    def rests(self, seconds: float) -> bool:
+        """Wait so long for a newer wish; False as soon as there is one. For `work`, before it begins what is long."""
+        with self._state:
+            return not self._state.wait_for(self.is_stale, seconds)
 
     def wait(self, timeout: float = 60.0) -> bool:
         """Wait until nothing is left to do; False if that takes longer than `timeout` seconds."""

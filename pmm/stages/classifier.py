@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from tqdm.auto import tqdm
 from pmm.artifacts import Stage, located
 from pmm.batches import TrainingImages
 from pmm.cam import load_cams, save_cams
-from pmm.cam_inference import multi_scale_cam
+from pmm.cam_inference import cam_batch_size, cams_in_batches, equal_sizes, multi_scale_cam
 from pmm.data import SegmentationData
+from pmm.data.images import image_size
 from pmm.data.transforms import Augmentation
 from pmm.devices import place, prepare_images, seeded
 from pmm.models import CamClassifier, freeze, load_imagenet
@@ -101,18 +103,30 @@ class ClassifierStages(DataStages):
         p = self.params
         with self.run.stage("cams", p.pick("cam_scales", "cam_flip"), [self.classifier()]) as stage:
             if not stage.reused:
-                model = self.load_classifier()
-
-                def save(image_id: str) -> None:
-                    """Compute and write one image's CAMs, unless they are there."""
-                    path = stage.folder / f"{image_id}.npz"
-                    if not path.exists():
-                        save_cams(path, self.data.labels(image_id), self.compute_cam(model, image_id))
-
-                bar = tqdm(map_images(save, self.train_ids), desc="CAMs", total=len(self.train_ids), unit="image")
-                deque(bar, maxlen=0)
+                missing = [i for i in self.train_ids if not (stage.folder / f"{i}.npz").exists()]
+                done = self._write_cams(stage.folder, missing)
+                deque(
+                    tqdm(done, "CAMs", len(self.train_ids), unit="image", initial=len(self.train_ids) - len(missing)),
+                    maxlen=0,
+                )
                 self._warn_of_empty_cams(stage)
         return stage
+
+    def _write_cams(self, folder: Path, image_ids: list[str]) -> Iterator[Any]:
+        """Compute and write CAMs, yielding as each is there: an image a thread, or images of one size in a pass."""
+        p, model = self.params, self.load_classifier()
+
+        def save(image_id: str, class_ids: Sequence[int], cam: np.ndarray) -> None:
+            """Write one image's CAM."""
+            save_cams(folder / f"{image_id}.npz", class_ids, cam)
+
+        size = cam_batch_size(p.cam_batch_size, self.device)
+        if size == 1:
+            return map_images(lambda i: save(i, self.data.labels(i), self.compute_cam(model, i)), image_ids)
+        sizes = list(map_images(lambda i: image_size(self.data.image_path(i)), image_ids))
+        options = {"scales": p.cam_scales, "flip": p.cam_flip, "statistics": self.statistics}
+        batches = equal_sizes(image_ids, sizes, size)
+        return cams_in_batches(model, batches, lambda i: (self.data.image(i), self.data.labels(i)), save, **options)
 
     def _warn_of_empty_cams(self, stage: Stage) -> None:
         empty = sum(not load_cams(stage.folder / f"{i}.npz")[1].any() for i in self.train_ids)

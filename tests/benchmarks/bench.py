@@ -16,34 +16,20 @@ from typing import Any
 
 import joblib
 import numpy as np
-from measure import exponent, interleave, job_memory, ratios, spread
+from measure import exponent, interleave, ratios, spread
+from memory import memory
+from networks import cam_rate, training_rate
 from page import page
-from recipe import DEMO, RecipeCRF, blobs, photograph
+from recipe import RecipeCRF, blobs, one_thread, our_mask, photograph, recipe_mask
+from slider import slider_to_picture
 from where import where_time_goes
 
 from pmm.artifacts import environment, project_root, write_text
 from pmm.crf import DenseCRF
 from pmm.pseudo_mask import ppmg
-from pmm.threads import limit_threads
 
 SIZES = ((320, 240), (500, 375))
 ALL_CORES, ONE_THREAD = "all cores", "one thread"
-
-
-def our_mask(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
-    """Make a PPMG mask from scratch with the lattice engine."""
-    return ppmg(image, cam, range(1, len(cam) + 1), **DEMO)
-
-
-def recipe_mask(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
-    """Make the same mask with the common recipe."""
-    return ppmg(image, cam, range(1, len(cam) + 1), **DEMO, crf=RecipeCRF(image))
-
-
-def one_thread(work: Callable[[], Any]) -> Any:
-    """Call on a single thread."""
-    with limit_threads(1):
-        return work()
 
 
 def ppmg_per_image(rounds: int) -> list[dict[str, Any]]:
@@ -110,121 +96,6 @@ def slider_step(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def cam_rate(n_images: int) -> dict[str, Any]:
-    """(d) CAMs at four scales with flips: batched and on threads, against a loop over scales and flips."""
-    import torch
-    from torch.nn.functional import interpolate
-
-    from pmm.cam import normalize_cam
-    from pmm.cam_inference import multi_scale_cam, scaled_batch
-    from pmm.devices import place
-    from pmm.models import EMBEDDED_BACKBONE, CamClassifier, image_statistics, load_imagenet
-    from pmm.threads import map_images
-
-    statistics, scales = image_statistics(EMBEDDED_BACKBONE), [0.5, 1.0, 1.5, 2.0]
-    plain = CamClassifier(EMBEDDED_BACKBONE, 9)
-    load_imagenet(plain.backbone, EMBEDDED_BACKBONE)
-    plain.eval()
-    ours = place(CamClassifier(EMBEDDED_BACKBONE, 9).eval(), torch.device("cpu"))
-    ours.load_state_dict(plain.state_dict())
-    images = [photograph(i, 256, 192) for i in range(n_images)]
-
-    @torch.no_grad()
-    def loop(image: np.ndarray) -> np.ndarray:
-        total = 0
-        for scale in scales:
-            picture = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
-            for flip in (False, True):
-                batch = scaled_batch(
-                    picture.flip(-1) if flip else picture, scale, False, statistics, torch.device("cpu")
-                )
-                maps = plain.maps(batch.contiguous())[:, :2].clamp(min=0)
-                maps = maps.flip(-1) if flip else maps
-                total = total + interpolate(maps, image.shape[:2], mode="bilinear")[0]
-        return normalize_cam(total.numpy())
-
-    options = {"scales": scales, "flip": True, "statistics": statistics}
-    batched = partial(multi_scale_cam, ours, class_ids=(1, 2), **options)
-    seconds = interleave(
-        {"loop": lambda: [loop(i) for i in images], "ours": lambda: list(map_images(batched, images))}, 3
-    )
-    rates = {f"{name}, images/s": round(n_images / float(np.median(v)), 2) for name, v in seconds.items()}
-    difference = float(np.abs(loop(images[0]) - batched(images[0])).max())
-    return {**rates, "ratio": ratios(seconds, "loop", "ours"), "largest difference": difference}
-
-
-def training_rate(rounds: int) -> dict[str, Any]:
-    """(e) A training step with cross-entropy and with PUS, and how long its batch takes to load."""
-    import torch
-
-    from pmm.data.transforms import Augmentation, augment
-    from pmm.devices import keep_freed_memory, place, prepare_images
-    from pmm.models import EMBEDDED_BACKBONE, create_segmenter, freeze, image_statistics, keep_statistics
-    from pmm.params import Params
-    from pmm.segmentation import SegmentationLoss
-
-    keep_freed_memory()
-    p = Params()
-    sizes = {"channels": p.seg_decoder_channels, "rates": p.seg_atrous_rates}
-    model = place(create_segmenter(p.seg_architecture, EMBEDDED_BACKBONE, 10, **sizes), torch.device("cpu")).train()
-    keep_statistics(model.encoder)
-    freeze(model.encoder.model, p.seg_frozen_stages)
-    settings, rng = Augmentation(tuple(p.seg_crop), tuple(p.seg_scale), colour=0.3), np.random.default_rng(0)
-    images = [photograph(i, 256, 192) for i in range(p.seg_batch_size)]
-    masks = [rng.integers(0, 10, (192, 256), dtype=np.uint8) for _ in images]
-
-    def load() -> tuple[torch.Tensor, torch.Tensor]:
-        pairs = [augment(image, mask, settings, rng) for image, mask in zip(images, masks, strict=True)]
-        return torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs])
-
-    pictures, targets = load()
-    inputs = prepare_images(pictures, *image_statistics(EMBEDDED_BACKBONE), torch.device("cpu"))
-
-    def step(loss: SegmentationLoss) -> None:
-        loss(model, inputs, targets, 1.0)[0].backward()
-        model.zero_grad(set_to_none=True)
-
-    plain = SegmentationLoss(Params(pus="none"))
-    doubting = {kind: SegmentationLoss(Params(pus=kind, beta=100.0, kappa=0.5)) for kind in ("clamp", "pow", "ignore")}
-    contenders = {"ce": partial(step, plain)} | {kind: partial(step, loss) for kind, loss in doubting.items()}
-    seconds = interleave({**contenders, "load": load}, rounds)
-    leaf = torch.randn(len(images), 10, *p.seg_crop, requires_grad=True)
-
-    def loss_alone(loss: SegmentationLoss) -> None:
-        loss(lambda _: leaf, inputs, targets, 1.0)[0].backward()
-        leaf.grad = None
-
-    alone = interleave(
-        {"ce": partial(loss_alone, plain)} | {k: partial(loss_alone, v) for k, v in doubting.items()}, 20
-    )
-    step_seconds = float(np.median(seconds["ce"]))  # a step is too long to tell by its own spread what a loss costs
-    cost = {kind: spread(100 * (alone[kind] - alone["ce"]) / step_seconds, 2) for kind in doubting}
-    rates = {f"{kind}, images/s": round(len(images) / float(np.median(seconds[kind])), 2) for kind in contenders}
-    return {**rates, "cost of PUS, %": cost, "loading, % of a step": spread(100 * seconds["load"] / seconds["ce"], 1)}
-
-
-def memory(n_images: int) -> list[dict[str, Any]]:
-    """(f) Memory of many masks, parent and workers together, each way in a program of its own."""
-    rows = []
-    for workers in (2, 4, 8):
-        found = {who: job_memory(who, n_images, workers) for who in ("recipe", "ours")}
-        rows.append({"workers": workers, **found, "ratio": round(found["ours"]["peak"] / found["recipe"]["peak"], 2)})
-    return rows
-
-
-def run_for_memory(which: str, n_images: int, workers: int) -> None:
-    """Make masks on some workers, as `masks_per_second` does, for somebody who watches the memory."""
-    width, height = SIZES[1]
-    jobs = ((photograph(i % 5, width, height), blobs(i, 1 + i % 3, width, height)) for i in range(n_images))
-    print("ready", flush=True)
-    sys.stdin.readline()
-    if which == "recipe":
-        joblib.Parallel(n_jobs=workers)(joblib.delayed(recipe_mask)(*job) for job in jobs)
-    else:
-        work = (joblib.delayed(one_thread)(partial(our_mask, *job)) for job in jobs)
-        joblib.Parallel(n_jobs=workers, prefer="threads")(work)
-
-
 def growth(rounds: int) -> dict[str, Any]:
     """(g) Milliseconds over pixels (two classes) and over classes (500x375), one thread, with the fitted exponent."""
     shapes = [(160, 120), (320, 240), (500, 375), (640, 480), (1000, 750)]
@@ -247,11 +118,12 @@ PARTS: dict[str, Callable[[bool], Any]] = {
     "a_ppmg_per_image": lambda quick: ppmg_per_image(2 if quick else 9),
     "b_masks_per_second": lambda quick: masks_per_second(8 if quick else 200),
     "c_slider_step": lambda quick: slider_step(5 if quick else 60),
-    "d_cam_rate": lambda quick: cam_rate(2 if quick else 12),
-    "e_training_rate": lambda quick: training_rate(1 if quick else 15),
+    "d_cam_rate": cam_rate,
+    "e_training_rate": training_rate,
     "f_memory": lambda quick: memory(6 if quick else 40),
     "g_growth": lambda quick: growth(1 if quick else 5),
     "h_where_time_goes": lambda quick: where_time_goes(2 if quick else 15),
+    "i_slider_to_picture": lambda quick: slider_to_picture(3 if quick else 30),
 }
 
 
@@ -262,11 +134,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="few rounds, to see that it runs; writes to a scratch file"
     )
-    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.memory:
-        run_for_memory(arguments.memory[0], *map(int, arguments.memory[1:]))
-        return
     folder = Path(tempfile.mkdtemp()) if arguments.quick else project_root() / "results"
     path = folder / "benchmarks.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,24 @@ A pass reads the lattices' vertices and weights, 54 bytes a pixel, and the logit
 {copy} GB/s here on one thread; the last column says how near a pass comes to that. What is missing to 1 is the price of
 nine gathers and nine adds a pixel into small tables that lie in the caches: dependent loads and stores set the pace,
 not the memory. The blur touches the tables alone.
+"""
+
+
+MEMORY = """
+The recipe's workers are processes, ours are threads of one. Pages of a file count once a job, whoever else uses them.
+Each further worker costs {ours:.0f} MiB, of the recipe {recipe:.0f} MiB: {ratio:.2f} of it.
+The whole job has a fixed part, too:
+
+"""
+
+FIXED = """
+numba and LLVM take {fixed:.0f} MiB once a job, {files:.0f} of them pages of files, above all LLVM's library, before any
+mask is made: loading a cached function needs numba's tables and LLVM's linker. With Python and the inputs that is
+{least:.0f} MiB before any work.
+"""
+
+OUT_OF_REACH = """Half of the recipe's whole job, {half:.0f} MiB with {workers} workers, is therefore out of reach
+with so few; by the costs above it is reached from {enough} workers on.
 """
 
 
@@ -75,7 +94,28 @@ def _cams(found: dict[str, Any]) -> str:
         "## CAMs: four scales with flips, 256x192\n\n"
         f"{found['ours, images/s']} images a second, image and flip in one pass and an image a thread, against "
         f"{found['loop, images/s']} for a loop over scales and flips: {ratio(found['ratio'])}. "
-        f"CAMs differ by at most {found['largest difference']:.1e}.\n"
+        f"CAMs differ by at most {found['largest difference']:.1e}: a scaled image is rounded to whole grey levels, "
+        "and a half may fall either way.\n\n" + _batches(found["batches"]) + _half(found["bfloat16"])
+    )
+
+
+def _batches(rows: list[dict[str, Any]]) -> str:
+    columns = ("image", "an image a thread, images/s", "images of one size in a pass, all cores, images/s", "ratio",
+               "CAMs differ by at most")  # fmt: skip
+    cells = [
+        (r["size"], r["thread, images/s"], f"{r['batch, images/s']} (in passes of {r['batch']})", ratio(r["ratio"]),
+         f"{r['largest difference']:.1e}")
+        for r in rows
+    ]  # fmt: skip
+    note = "\nSo on a processor each thread takes an image; a GPU takes 16 of one size a pass (`cam_batch_size`).\n\n"
+    return table(columns, cells) + note
+
+
+def _half(found: dict[str, Any]) -> str:
+    return (
+        f"In bfloat16 one CAM takes {found['time over float32']:g} times as long on this processor and differs by up "
+        f"to {found['largest difference']:.2f}, so a processor keeps to float32. On a GPU `pmm.devices.autocast` "
+        "takes bfloat16 or float16; that was not measured here.\n"
     )
 
 
@@ -83,7 +123,8 @@ def _training(found: dict[str, Any]) -> str:
     cells = [(kind, found[f"{kind}, images/s"], "" if kind == "ce" else _percent(found["cost of PUS, %"][kind]))
              for kind in ("ce", "clamp", "pow", "ignore")]  # fmt: skip
     note = "The cost is that of the loss, forward and backward, as a share of a whole step. "
-    note += f"Loading a batch takes {_percent(found['loading, % of a step'])} of a step, on a thread beside it.\n"
+    note += f"Loading a batch takes {_percent(found['loading, % of a step'])} of a step, on a thread beside it. "
+    note += f"In bfloat16 a step takes {found['bfloat16 over float32']:g} times as long on this processor.\n"
     return "## A training step\n\n" + table(("loss", "images/s", "cost over cross-entropy"), cells) + "\n" + note
 
 
@@ -91,15 +132,33 @@ def _percent(value: dict[str, float]) -> str:
     return f"{value['median']:g} % ({value['q1']:g} to {value['q3']:g})"
 
 
-def _memory(rows: list[dict[str, Any]]) -> str:
-    cells = [(r["workers"], r["ours"]["rest"], r["recipe"]["peak"], r["ours"]["peak"], r["ratio"]) for r in rows]
-    columns = ("workers", "at rest", "recipe, peak", "ours, peak", "ours / recipe")
-    title = "## Memory: many masks at 500x375, MiB, parent and workers together\n\n"
+def _memory(found: dict[str, Any]) -> str:
+    rows = found["jobs"]
+    cells = [
+        (r["workers"], r["recipe"]["peak"], r["ours"]["peak"], r["ratio"],
+         *(round(r[who]["peak"] / r["workers"], 1) for who in ("recipe", "ours")))
+        for r in rows
+    ]  # fmt: skip
+    columns = ("workers", "recipe, peak", "ours, peak", "ours / recipe", "recipe, a worker", "ours, a worker")
     few, many = rows[0], rows[-1]
-    further = {w: (many[w]["peak"] - few[w]["peak"]) / (many["workers"] - few["workers"]) for w in ("recipe", "ours")}
-    note = "\nThe recipe's workers are processes, ours are threads of one, which share what numba takes once. "
-    note += f"Each further worker costs {further['ours']:.0f} MiB, of the recipe {further['recipe']:.0f} MiB.\n"
-    return title + table(columns, cells) + note
+    more = {w: (many[w]["peak"] - few[w]["peak"]) / (many["workers"] - few["workers"]) for w in ("recipe", "ours")}
+    title = "## Memory: many masks at 500x375, MiB, parent and workers together\n\n"
+    text = MEMORY.format(**more, ratio=more["ours"] / more["recipe"], rest=few["ours"]["rest"])
+    return title + table(columns, cells) + text + _memory_steps(found, more)
+
+
+def _memory_steps(found: dict[str, Any], more: dict[str, float]) -> str:
+    steps, first = found["steps"], found["jobs"][0]
+    cells = [(who, *row.values()) for who in ("recipe", "ours") for row in steps[who]]
+    fixed = sum(row["MiB"] for row in steps["ours"][1:-1])
+    least = steps["ours"][0]["MiB"] + fixed
+    half, workers = first["recipe"]["peak"] / 2, first["workers"]
+    text = FIXED.format(fixed=fixed, files=sum(row["files, MiB"] for row in steps["ours"][1:-1]), least=least)
+    if least > half:
+        gap = first["ours"]["peak"] - half
+        enough = workers + math.ceil(gap / (more["recipe"] / 2 - more["ours"]))
+        text += OUT_OF_REACH.format(workers=workers, half=half, enough=enough)
+    return table(("one thread", "step", "adds, MiB", "of it pages of files, MiB"), cells) + text
 
 
 def _growth(found: dict[str, Any]) -> str:
@@ -108,6 +167,12 @@ def _growth(found: dict[str, Any]) -> str:
         text += table((what, "ms"), list(found[f"ms over {what}"].items()))
         text += f"\nTime grows with {what} to the power of {found[f'exponent over {what}']:g}.\n\n"
     return text
+
+
+def _pictures(rows: list[dict[str, Any]]) -> str:
+    title = "## The explorer: from a slider's event to the new picture\n\n"
+    note = "\nWith everything in between: the widget's event, the mask, the judgement, the drawing, and the JPEG.\n"
+    return title + table(list(rows[0]), [list(row.values()) for row in rows]) + note
 
 
 def _where(found: dict[str, Any]) -> str:
@@ -126,4 +191,5 @@ SECTIONS = {
     "f_memory": _memory,
     "g_growth": _growth,
     "h_where_time_goes": _where,
+    "i_slider_to_picture": _pictures,
 }

@@ -1,11 +1,17 @@
-"""What is compared: photographs with CAM-like maps, and the dense CRF as the common recipe calls it."""
+"""What is compared: photographs with CAM-like maps, masks of ours, and the dense CRF as the common recipe calls it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from pmm.crf import PPMG_CRF, DenseCRF
 from pmm.data.composition import compose_scene
+from pmm.pseudo_mask import ppmg
+from pmm.threads import limit_threads
 
 DEMO = {"s": 0.3, "alpha": 0.5, "t": 0.05}
 
@@ -33,7 +39,7 @@ class RecipeCRF(DenseCRF):
     """The common recipe: a new DenseCRF2D, Gaussian and bilateral kernel, 10 iterations, for each class."""
 
     def __init__(self, image: np.ndarray) -> None:
-        super().__init__(image)
+        super().__init__(image, replace(PPMG_CRF, engine="pydensecrf"))  # not a process of it loads numba
         self._pixels = np.ascontiguousarray(image)
 
     def foreground_posterior(self, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -53,3 +59,19 @@ class RecipeCRF(DenseCRF):
             sxy=s.bilateral_sxy, srgb=s.bilateral_srgb, rgbim=self._pixels, compat=s.bilateral_compat
         )
         return np.array(crf.inference(s.iterations), np.float32).reshape(2, height, width)[1]
+
+
+def our_mask(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
+    """Make a PPMG mask from scratch with the lattice engine."""
+    return ppmg(image, cam, range(1, len(cam) + 1), **DEMO)
+
+
+def recipe_mask(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
+    """Make the same mask with the common recipe."""
+    return ppmg(image, cam, range(1, len(cam) + 1), **DEMO, crf=RecipeCRF(image))
+
+
+def one_thread(work: Callable[[], Any]) -> Any:
+    """Call on a single thread."""
+    with limit_threads(1):
+        return work()

@@ -1,32 +1,32 @@
 """Latency of the explorer: from a slider's new value to the new picture, at the level of the widgets.
 
-    python tests/benchmarks/slider.py [ROUNDS]
-
-The next value comes when the picture of the last one is there, as from a hand that waits; the chart of several
-scenes is worked on in between and broken off, as in use. Targets: 150 ms at 320x240, 400 ms at 500x375.
+The next value comes 30 to 500 ms after the picture of the last one, as from a hand that looks and moves on; after the
+longer pauses the chart of several scenes is being worked on and is broken off, as in use. Targets: 150 ms at 320x240,
+400 ms at 500x375.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from recipe import blobs, photograph
 
-from pmm.artifacts import RunFolder, environment
+from pmm.artifacts import RunFolder
 from pmm.cam import save_cams
 from pmm.crf import CRFSettings
 from pmm.explore.panel import MasksPanel, SmoothingPanel
 from pmm.explore.shell import Explorer
 from pmm.params import Params
 
-CASES = [(1, (320, 240), 0.150), (3, (320, 240), 0.150), (1, (500, 375), 0.400), (3, (500, 375), 0.400)]
+CASES = [(1, (320, 240), 150), (3, (320, 240), 150), (1, (500, 375), 400), (3, (500, 375), 400)]
+SKIPPED = 3
+PAUSES = (0.03, 0.5)
 
 
 class OneScene:
@@ -55,8 +55,9 @@ def latencies(experiment: OneScene, kind: type, slider: str, values: np.ndarray)
     explorer = Explorer(experiment, [kind])
     arrived, seconds = threading.Event(), []
     explorer.panel.picture.observe(lambda _: arrived.set(), "value")
-    for value in values:
-        time.sleep(0.05)
+    pauses = np.random.default_rng(0).uniform(*PAUSES, len(values))
+    for value, pause in zip(values, pauses, strict=True):
+        time.sleep(pause)
         arrived.clear()
         start = time.perf_counter()
         explorer.panel.controls[slider].value = float(value)
@@ -64,30 +65,25 @@ def latencies(experiment: OneScene, kind: type, slider: str, values: np.ndarray)
             raise RuntimeError(f"no picture came for {slider} = {value}: {explorer.failures}")
         seconds.append(time.perf_counter() - start)
     explorer.worker.wait()
-    return np.array(seconds[3:])  # the first ones compile and build the lattices
+    return np.array(seconds[SKIPPED:])  # the first ones compile and build the lattices
 
 
-def main() -> None:
-    """Measure all cases and print them as JSON."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 40
-    steps = np.arange(rounds + 3)
+def slider_to_picture(rounds: int) -> list[dict[str, Any]]:
+    """(i) Milliseconds from a slider's event to the new picture, for the views with a picture of one scene."""
+    steps = np.arange(rounds + SKIPPED)
+    moves = (
+        (MasksPanel, "s", 0.05 + 0.013 * steps),
+        (MasksPanel, "alpha", 0.3 + 0.05 * steps),
+        (SmoothingPanel, "s", 0.05 + 0.013 * steps),
+    )
     rows = []
     for n_classes, size, target in CASES:
         with tempfile.TemporaryDirectory() as folder:
             experiment = OneScene(Path(folder), n_classes, size)
-            for kind, slider, values in (
-                (MasksPanel, "s", 0.05 + 0.013 * steps),
-                (MasksPanel, "alpha", 0.3 + 0.05 * steps),
-                (SmoothingPanel, "s", 0.05 + 0.013 * steps),
-            ):
-                found = latencies(experiment, kind, slider, values)
-                p50, p95 = (1000 * np.percentile(found, q) for q in (50, 95))
-                row = {"view": kind.name, "slider": slider, "classes": n_classes, "size": f"{size[0]}x{size[1]}"}
-                row |= {"p50_ms": round(p50, 1), "p95_ms": round(p95, 1), "target_ms": round(1000 * target)}
-                rows.append(row)
-                print(row, flush=True)
-    print(json.dumps({"rows": rows, "rounds": rounds, "environment": environment()}, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+            for kind, slider, values in moves:
+                p50, p95 = 1000 * np.percentile(latencies(experiment, kind, slider, values), [50, 95])
+                row = {"size": f"{size[0]}x{size[1]}", "classes": n_classes, "view": kind.title, "slider": slider}
+                rows.append(
+                    {**row, "p50 ms": round(float(p50), 1), "p95 ms": round(float(p95), 1), "target ms": target}
+                )
+    return rows

@@ -1,0 +1,192 @@
+"""Benchmarks of the networks: CAMs and training steps, their batches and their precision."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from measure import interleave, ratios, spread
+from recipe import photograph
+from torch.nn.functional import interpolate
+
+from pmm import cam_inference
+from pmm.cam import normalize_cam
+from pmm.cam_inference import cams_in_batches, multi_scale_cam, scaled_batch
+from pmm.data.transforms import Augmentation, augment
+from pmm.devices import keep_freed_memory, place, prepare_images
+from pmm.models import (
+    EMBEDDED_BACKBONE,
+    CamClassifier,
+    create_segmenter,
+    freeze,
+    image_statistics,
+    keep_statistics,
+    load_imagenet,
+)
+from pmm.params import Params
+from pmm.segmentation import SegmentationLoss
+from pmm.threads import map_images
+
+CPU = torch.device("cpu")
+IDS = (1, 2)
+BATCH = 4
+N_CLASSES = 10
+BFLOAT16 = torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def cam_rate(quick: bool) -> dict[str, Any]:
+    """(d) CAMs at four scales with flips: an image a thread against a loop, against batches, and in bfloat16."""
+    model = _classifier()
+    loop = _loop_of_cams(256, 192, 2 if quick else 12, model)
+    sizes = [(256, 192, BATCH if quick else 2 * BATCH), (500, 375, BATCH)]
+    batches = [_batches_of_cams(*size, model, 1 if quick else 3) for size in sizes]
+    return {**loop, "batches": batches, "bfloat16": _bfloat16_cam(model, quick)}
+
+
+def _classifier() -> CamClassifier:
+    """Build the demo's classifier with ImageNet's weights and a head of seed 0."""
+    torch.manual_seed(0)
+    p = Params()
+    model = CamClassifier(EMBEDDED_BACKBONE, N_CLASSES - 1, p.cls_output_stride)
+    load_imagenet(model.backbone, EMBEDDED_BACKBONE)
+    return place(model.eval(), CPU)
+
+
+def _cam_options() -> dict[str, Any]:
+    p = Params()
+    return {"scales": p.cam_scales, "flip": p.cam_flip, "statistics": image_statistics(EMBEDDED_BACKBONE)}
+
+
+def _loop_of_cams(width: int, height: int, n_images: int, model: CamClassifier) -> dict[str, Any]:
+    """Compare with a plain loop over scales and flips, one pass each, on all cores and in torch's own layout."""
+    images = [photograph(i, width, height) for i in range(n_images)]
+    plain = CamClassifier(EMBEDDED_BACKBONE, N_CLASSES - 1, Params().cls_output_stride).eval()
+    plain.load_state_dict(model.state_dict())
+    ours = partial(multi_scale_cam, model, class_ids=IDS, **_cam_options())
+    works = {
+        "loop": lambda: [_plain_cam(plain, image) for image in images],
+        "ours": lambda: list(map_images(ours, images)),
+    }
+    seconds = interleave(works, 3)
+    rates = {f"{name}, images/s": round(n_images / float(np.median(v)), 2) for name, v in seconds.items()}
+    difference = float(np.abs(_plain_cam(plain, images[0]) - ours(images[0])).max())
+    return {**rates, "ratio": ratios(seconds, "loop", "ours"), "largest difference": difference}
+
+
+@torch.no_grad()
+def _plain_cam(model: CamClassifier, image: np.ndarray) -> np.ndarray:
+    options, total = _cam_options(), 0
+    picture = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
+    for scale in options["scales"]:
+        for flip in (False, True):
+            batch = scaled_batch(picture.flip(-1) if flip else picture, scale, False, options["statistics"], CPU)
+            maps = model.maps(batch.contiguous())[:, [i - 1 for i in IDS]].clamp(min=0)
+            total = total + interpolate(maps.flip(-1) if flip else maps, image.shape[:2], mode="bilinear")[0]
+    return normalize_cam(total.numpy())
+
+
+def _batches_of_cams(width: int, height: int, n_images: int, model: CamClassifier, rounds: int) -> dict[str, Any]:
+    """Compare an image a thread with passes of several images on all cores."""
+    images = [photograph(i, width, height) for i in range(n_images)]
+    alone = partial(multi_scale_cam, model, class_ids=IDS, **_cam_options())
+    found: dict[int, np.ndarray] = {}
+
+    def in_batches() -> None:
+        batches = [range(first, min(first + BATCH, n_images)) for first in range(0, n_images, BATCH)]
+        saved = cams_in_batches(
+            model, batches, lambda i: (images[i], IDS), lambda i, _, cam: found.update({i: cam}), **_cam_options()
+        )
+        list(saved)
+
+    seconds = interleave({"thread": lambda: list(map_images(alone, images)), "batch": in_batches}, rounds)
+    difference = max(float(np.abs(cam - found[i]).max()) for i, cam in enumerate(map_images(alone, images)))
+    rates = {f"{name}, images/s": round(n_images / float(np.median(v)), 2) for name, v in seconds.items()}
+    size = {"size": f"{width}x{height}", "batch": BATCH}
+    return {**size, **rates, "ratio": ratios(seconds, "thread", "batch"), "largest difference": difference}
+
+
+def _bfloat16_cam(model: CamClassifier, quick: bool) -> dict[str, Any]:
+    """Compare one image's CAM in float32 with bfloat16, whatever `pmm.devices.autocast` takes on a processor."""
+    options = _cam_options() | ({"scales": [0.5]} if quick else {})
+    cam = partial(multi_scale_cam, model, photograph(0, 256, 192), IDS, **options)
+    exact, plain = cam(), _seconds(cam)
+    kept, cam_inference.autocast = cam_inference.autocast, lambda _: BFLOAT16
+    try:
+        start = time.perf_counter()
+        half = cam()  # once: it takes longer than any warming up
+        slow = time.perf_counter() - start
+    finally:
+        cam_inference.autocast = kept
+    difference = float(np.abs(half - exact).max())
+    return {"time over float32": round(slow / plain, 1), "largest difference": difference}
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def training_rate(quick: bool) -> dict[str, Any]:
+    """(e) A training step with cross-entropy and with PUS, how long its batch takes to load, and bfloat16."""
+    keep_freed_memory()
+    p = Params()
+    model, (inputs, targets), load = _segmenter(p), *_batches(p)
+    doubting = {kind: SegmentationLoss(Params(pus=kind, beta=100.0, kappa=0.5)) for kind in ("clamp", "pow", "ignore")}
+    losses = {"ce": SegmentationLoss(Params(pus="none")), **doubting}
+
+    def step(loss: SegmentationLoss) -> None:
+        loss(model, inputs, targets, 1.0)[0].backward()
+        model.zero_grad(set_to_none=True)
+
+    contenders = {kind: partial(step, loss) for kind, loss in losses.items()}
+    seconds = interleave({**contenders, "load": load}, 1 if quick else 15)
+    with BFLOAT16:
+        half = _seconds(contenders["ce"])
+    rates = {f"{kind}, images/s": round(len(inputs) / float(np.median(seconds[kind])), 2) for kind in contenders}
+    return {
+        **rates,
+        "cost of PUS, %": _cost_of_losses(losses, inputs, targets, float(np.median(seconds["ce"]))),
+        "loading, % of a step": spread(100 * seconds["load"] / seconds["ce"], 1),
+        "bfloat16 over float32": round(half / float(np.median(seconds["ce"])), 1),
+    }
+
+
+def _segmenter(p: Params) -> torch.nn.Module:
+    sizes = {"channels": p.seg_decoder_channels, "rates": p.seg_atrous_rates}
+    model = place(create_segmenter(p.seg_architecture, EMBEDDED_BACKBONE, N_CLASSES, **sizes), CPU).train()
+    keep_statistics(model.encoder)
+    freeze(model.encoder.model, p.seg_frozen_stages)
+    return model
+
+
+def _batches(p: Params) -> tuple[tuple[torch.Tensor, torch.Tensor], Callable[[], Any]]:
+    """Return one batch, ready for the model, and the function that loads another."""
+    settings, rng = Augmentation(tuple(p.seg_crop), tuple(p.seg_scale), colour=0.3), np.random.default_rng(0)
+    images = [photograph(i, 256, 192) for i in range(p.seg_batch_size)]
+    masks = [rng.integers(0, N_CLASSES, (192, 256), dtype=np.uint8) for _ in images]
+
+    def load() -> tuple[torch.Tensor, torch.Tensor]:
+        pairs = [augment(image, mask, settings, rng) for image, mask in zip(images, masks, strict=True)]
+        return torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs])
+
+    pictures, targets = load()
+    return (prepare_images(pictures, *image_statistics(EMBEDDED_BACKBONE), CPU), targets), load
+
+
+def _cost_of_losses(
+    losses: dict[str, SegmentationLoss], inputs: torch.Tensor, targets: torch.Tensor, step_seconds: float
+) -> dict[str, dict[str, float]]:
+    """Time the losses alone, in per cent of a step: a step is too long to tell by its own spread what one costs."""
+    leaf = torch.randn(len(inputs), N_CLASSES, *inputs.shape[2:], requires_grad=True)
+
+    def alone(loss: SegmentationLoss) -> None:
+        loss(lambda _: leaf, inputs, targets, 1.0)[0].backward()
+        leaf.grad = None
+
+    seconds = interleave({kind: partial(alone, loss) for kind, loss in losses.items()}, 20)
+    return {kind: spread(100 * (seconds[kind] - seconds["ce"]) / step_seconds, 2) for kind in losses if kind != "ce"}
