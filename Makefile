@@ -24,7 +24,7 @@ test: $(STAMP) ## run the tests that take seconds
 test-all: $(STAMP) ## run all tests, the slow ones too
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-bench: $(STAMP) ## measure speed and memory; writes docs/speed.md (ten minutes on 2 quiet cores)
+bench: $(STAMP) ## measure speed and memory; writes docs/speed.md (twenty minutes on 2 quiet cores)
 	$(BIN)/python tests/benchmarks/bench.py
 
 lint: $(STAMP) ## check style
