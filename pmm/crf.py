@@ -81,6 +81,18 @@ SEGMENTATION_CRF = CRFSettings(gauss_sxy=1, gauss_compat=3, bilateral_sxy=67, bi
 """Refines the segmentation model's softmax at test time."""
 
 
+def compile_lattice() -> None:
+    """Solve tiny problems of every kind, so that numba compiles and keeps every function of the lattice engine.
+
+    It takes some fifteen seconds once a machine. Without it the first mask takes as much longer.
+    """
+    crf = DenseCRF(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    for classes in (1, 5):
+        maps = np.full((classes, 8, 8), 0.5, dtype=np.float32)
+        crf.foreground_posterior(maps, maps)
+        crf.posterior(np.concatenate([maps, maps]))
+
+
 class DenseCRF:
     """The dense CRF of one image. Not for use from several threads at a time.
 

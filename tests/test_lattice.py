@@ -1,5 +1,8 @@
 """The permutohedral lattice against a slow one with dictionaries, and the lattice CRF against pydensecrf."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -152,3 +155,22 @@ def test_the_squashing_functions_are_exact_to_single_precision(x):
     assert float(_tanh_half(np.float32(x))) == pytest.approx(np.tanh(x / 2), abs=3e-7)
     if abs(x) < 80:
         assert float(_exp(np.float32(x))) == pytest.approx(np.exp(np.float64(x)), rel=2e-6)
+
+
+@pytest.mark.slow
+def test_after_the_installations_warm_up_nothing_is_left_to_compile(tmp_path):
+    problem = """
+import numpy as np
+from pmm.crf import JOINT_CRF, DenseCRF
+image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+for classes in (1, 2, 3, 4, 7):
+    maps = np.random.default_rng(classes).random((classes, 40, 60), dtype=np.float32)
+    DenseCRF(image).foreground_posterior(maps, 1 - maps)
+    DenseCRF(image, JOINT_CRF).posterior(np.concatenate([1 - maps, maps]))
+"""
+    kept = []
+    for program in ("from pmm.crf import compile_lattice; compile_lattice()", problem):
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+        kept.append({path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")})
+    assert kept[0] and kept[0] == kept[1]
