@@ -87,8 +87,8 @@ def heat(values: np.ndarray, top: float = 1.0, image: np.ndarray | None = None) 
     colours = heat_table()[steps]
     if image is None:
         return colours
-    grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float32)[..., None]
-    return (0.3 * grey + 0.7 * colours).astype(np.uint8)
+    grey = Image.fromarray(image).convert("L").convert("RGB")
+    return np.asarray(Image.blend(grey, Image.fromarray(colours), 0.7))
 
 
 def class_overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.75) -> np.ndarray:
@@ -102,16 +102,16 @@ def class_overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.75) ->
     Returns:
         (H, W, 3) uint8.
     """
-    share = np.full(256, opacity, np.float32)
-    share[0], share[UNKNOWN] = 0.0, 1.0
-    part = share[mask][..., None]
-    return ((1 - part) * pale(image) + part * palette()[mask]).astype(np.uint8)
+    share = np.full(256, round(255 * opacity), np.uint8)
+    share[0], share[UNKNOWN] = 0, 255
+    colours, part = Image.fromarray(palette()[mask]), Image.fromarray(share[mask])
+    return np.asarray(Image.composite(colours, Image.fromarray(pale(image)), part))
 
 
 def pale(image: np.ndarray) -> np.ndarray:
     """Return a grey, light copy of an image (H, W, 3), on which colours stand out."""
-    grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float32)
-    return np.repeat((110 + 0.5 * grey).astype(np.uint8)[..., None], 3, axis=2)
+    grey = np.asarray(Image.fromarray(image).convert("L"))
+    return np.repeat((110 + grey // 2)[..., None], 3, axis=2)
 
 
 def border(region: np.ndarray) -> np.ndarray:
@@ -137,12 +137,17 @@ def in_cell(picture: np.ndarray, cell: tuple[int, int] = CELL) -> np.ndarray:
     if picture.shape[1::-1] == cell:
         return picture
     fitted = picture if picture.shape[1::-1] == fitted_size(picture.shape, cell) else shrink(picture, cell)
-    out = np.full((cell[1], cell[0], 3), PAPER, np.uint8)
+    out = _paper(cell[1], cell[0])
     top, left = (cell[1] - fitted.shape[0]) // 2, (cell[0] - fitted.shape[1]) // 2
     out[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted
     return out
 
 
+def _paper(height: int, width: int) -> np.ndarray:
+    return np.array(Image.new("RGB", (width, height), PAPER))
+
+
+@lru_cache(maxsize=64)
 def message(text: str, cell: tuple[int, int] = CELL) -> np.ndarray:
     """Return a pale cell that says why there is no picture; lines are broken to fit."""
     image = Image.new("RGB", cell, NO_PICTURE)
@@ -189,7 +194,7 @@ def grid(rows: Sequence[Sequence[Panel]], legend: Mapping[int, str] | None = Non
     """
     width = columns * CELL[0] + (columns - 1) * GAP
     height = len(rows) * (TITLE + CELL[1] + GAP) + 26
-    page = np.full((height, width, 3), PAPER, np.uint8)
+    page = _paper(height, width)
     titles: list[tuple[int, int, str, int]] = []
     for number, panels in enumerate(rows):
         cell = wide_cell(len(panels), columns)
