@@ -118,7 +118,8 @@ def _exporter() -> Any:
         def markdown2html(self, context: Any, source: str) -> str:
             return translate_tex(source, lambda text: super(Exporter, self).markdown2html(context, text))
 
-    return Exporter(template_name="page", extra_template_basedirs=[str(TEMPLATES)], embed_images=True)
+    # embed_images would close each HTML tag of a text by itself, and so unfold every <details>
+    return Exporter(template_name="page", extra_template_basedirs=[str(TEMPLATES)], embed_images=False)
 
 
 def translate_tex(markdown: str, render: Callable[[str], str]) -> str:

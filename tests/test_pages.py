@@ -63,6 +63,15 @@ def test_a_page_has_contents_and_loads_nothing(tmp_path):
     assert "xTEXx" not in html and html.count("<math") == html.count("</math>") == 3
 
 
+def test_a_folded_solution_stays_folded(tmp_path):
+    inside = "Because $x$.\n\n```python\n1 + 1\n```"
+    text = f"**1.** Why?\n\n<details><summary>Solution</summary>\n\n{inside}\n\n</details>\n\nafter"
+    export_page(write(tmp_path, "01_a", new_markdown_cell(text)))
+    html = (tmp_path / "01_a.html").read_text(encoding="utf-8")
+    folded = html[html.index("<summary>Solution") : html.index("</details>", html.index("<summary>Solution"))]
+    assert "Because" in folded and "<math" in folded and "highlight" in folded and "after" not in folded
+
+
 def test_tex_becomes_mathml_and_code_stays():
     text = translate_tex("`$s$` and $s \\cdot c_v$, $$a * b_1$$ ```\n$x$\n``` 5 $ and 6 $.", str)
     assert text.startswith("`$s$` and <math") and "```\n$x$\n```" in text and text.endswith("5 $ and 6 $.")
