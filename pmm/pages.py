@@ -106,6 +106,18 @@ def export_page(path: Path) -> Page:
     return Page(path.stem, title, f"{path.stem}.html", _plain(learn[1]) if learn else "", tuple(parts))
 
 
+def _mathml(tex: str, display: str) -> str:
+    from latex2mathml.converter import convert
+
+    known = re.sub(r"\\\\\[\w+\]", r"\\\\", tex.strip())  # a line break without its distance
+    known = known.replace(r"\arg", r"\operatorname{arg}")
+    try:
+        html = convert(known, display=display)
+    except Exception:  # the converter raises a kind of its own for each mistake
+        html = "\\"
+    return f"<code>{escape(tex)}</code>" if "\\" in html else html  # an unknown command is left as it is
+
+
 @cache
 def _exporter() -> Any:
     from jinja2 import pass_context
@@ -131,18 +143,12 @@ def translate_tex(markdown: str, render: Callable[[str], str]) -> str:
         markdown: the text.
         render: makes HTML of Markdown; it sees a plain word in place of each formula.
     """
-    from latex2mathml.converter import convert
-
     formulas: list[str] = []
 
     def take(found: re.Match[str]) -> str:
         if found["code"]:
             return found["code"]
-        tex = re.sub(r"\\\\\[\w+\]", r"\\\\", found["block"] or found["inline"])  # line breaks without a distance
-        try:
-            formulas.append(convert(tex.strip(), display="block" if found["block"] else "inline"))
-        except Exception:  # the converter raises a kind of its own for each mistake
-            formulas.append(f"<code>{escape(tex)}</code>")
+        formulas.append(_mathml(found["block"] or found["inline"], "block" if found["block"] else "inline"))
         return PLACE.format(len(formulas) - 1)
 
     def put(found: re.Match[str]) -> str:

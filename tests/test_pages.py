@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from pmm.artifacts import RunFolder
+from pmm.artifacts import RunFolder, project_root
 from pmm.pages import export_notebooks, export_page, mark_headings, translate_tex
 
 TEXT = """# 03 · Smoothing
@@ -80,6 +80,14 @@ def test_tex_becomes_mathml_and_code_stays():
 
 def test_tex_that_cannot_be_translated_stays_readable():
     assert translate_tex(r"so $\left( a < b$ is", str) == r"so <code>\left( a &lt; b</code> is"
+    assert translate_tex(r"so $\unheard x$ is", str) == r"so <code>\unheard x</code> is"
+
+
+def test_every_formula_of_the_notebooks_is_translated():
+    for path in sorted((project_root() / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            text = re.sub(r"```.*?```|`[^`\n]*`", "", cell.source, flags=re.S) if cell.cell_type == "markdown" else ""
+            assert "<code>" not in translate_tex(text, str), f"{path.name}: {text[:200]}"
 
 
 def test_headings_in_code_are_none():
