@@ -14,15 +14,8 @@ from pmm.explore.live import ALPHAS, Handful, live_view
 from pmm.explore.masks_view import METHODS, MaskState, make_mask, masks_view
 from pmm.explore.sample import Sample, from_experiment, gallery_ids
 from pmm.explore.smoothing_view import SmoothingState, smooth_one, smoothing_view
-from pmm.explore.underfitting_view import (
-    KINDS,
-    UnderfittingState,
-    gate,
-    gradient_weight,
-    model_output,
-    precision_recall,
-    underfitting_view,
-)
+from pmm.explore.underfitting_state import KINDS, UnderfittingState, model_output
+from pmm.explore.underfitting_view import gate, gradient_weight, precision_recall, underfitting_view
 from pmm.losses import pus_clamp, pus_ignore, pus_pow
 from pmm.metrics import confusion_matrix, mean_iou
 from pmm.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask

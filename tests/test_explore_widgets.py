@@ -14,7 +14,7 @@ from pmm.errors import InputError
 from pmm.explore import explore, explore_masks, explore_smoothing, explore_underfitting
 from pmm.explore.panel import snippet
 from pmm.explore.photograph import from_photograph, read_upload
-from pmm.explore.underfitting_view import KINDS
+from pmm.explore.underfitting_state import KINDS
 from pmm.explore.worker import LatestWins
 from pmm.params import Params, load_params
 

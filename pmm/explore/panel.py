@@ -20,7 +20,8 @@ from pmm.explore.live import Handful, live_view
 from pmm.explore.masks_view import METHODS, MaskResult, MaskState, make_mask, masks_view
 from pmm.explore.sample import Sample
 from pmm.explore.smoothing_view import SmoothingState, smoothing_view
-from pmm.explore.underfitting_view import CHECKPOINTS, KINDS, UnderfittingState, model_output, underfitting_view
+from pmm.explore.underfitting_state import CHECKPOINTS, KINDS, UnderfittingState, model_output
+from pmm.explore.underfitting_view import underfitting_view
 from pmm.explore.view import View
 from pmm.figures.style import keep
 from pmm.params import check_params

@@ -15,7 +15,7 @@ from pmm.explore import canvas
 from pmm.explore.chooser import Chooser, Source
 from pmm.explore.panel import ClassPanel, MasksPanel, Panel, SmoothingPanel, UnderfittingPanel
 from pmm.explore.sample import check_cams_exist
-from pmm.explore.underfitting_view import check_segmenter_exists
+from pmm.explore.underfitting_state import check_segmenter_exists
 from pmm.explore.worker import LatestWins
 from pmm.figures.style import figure_html
 
