@@ -25,6 +25,7 @@ from typing import Any
 
 import pmm
 from pmm.errors import InputError
+from pmm.files import whole_file
 
 STAGE_FILE = ".stage.json"
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "numba")
@@ -45,11 +46,9 @@ def located(path: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file through a temporary neighbour and a rename, so that it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Write a text file so that it is never half there."""
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

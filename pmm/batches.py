@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pmm.data.transforms import Augmentation, augment
+from pmm.threads import one_thread_each
 
 
 class TrainingImages(Dataset):
@@ -66,12 +65,8 @@ def load_ahead(
         pin_memory: keep batches where a GPU fetches them fast.
     """
     loaded = iter(DataLoader(images, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory))
-    cores = torch.get_num_threads()
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
-        try:
+    with one_thread_each(1) as thread:
+        coming = thread.submit(next, loaded, None)
+        while (batch := coming.result()) is not None:
             coming = thread.submit(next, loaded, None)
-            while (batch := coming.result()) is not None:
-                coming = thread.submit(next, loaded, None)
-                yield batch
-        finally:
-            torch.set_num_threads(cores)
+            yield batch

@@ -7,13 +7,13 @@ the stages it is a float32 array (C, H, W) in [0, 1], one channel per present cl
 from __future__ import annotations
 
 import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pmm.errors import InputError
+from pmm.files import whole_file
 
 MAX_CLASS_ID = 254
 """Largest mask value a class may have: 0 is the background, 255 means unknown."""
@@ -59,15 +59,8 @@ def save_cams(path: str | os.PathLike, class_ids: npt.ArrayLike, cams: npt.Array
     """
     maps = check_cam(cams, "cams")
     ids = check_class_ids(class_ids, len(maps))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # same folder: os.replace stays atomic
-    try:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, class_ids=ids, cams=maps.astype(np.float16))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(Path(path)) as file:
+        np.savez_compressed(file, class_ids=ids, cams=maps.astype(np.float16))
 
 
 def load_cams(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:

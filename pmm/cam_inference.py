@@ -15,7 +15,7 @@ from torch import Tensor
 from pmm.cam import normalize_cam
 from pmm.devices import autocast, prepare_images
 from pmm.models import CamClassifier
-from pmm.threads import available_threads
+from pmm.threads import available_threads, one_thread_each
 
 Statistics = tuple[list[float], list[float]]
 """Mean and standard deviation of a model's input, a value a channel, for pixels in [0,1]."""
@@ -107,19 +107,14 @@ def cams_in_batches(
     Raises:
         Exception: what `load` or `save` raises; later batches are not begun; the one under way may be lost.
     """
-    cores = torch.get_num_threads()
-    with ThreadPoolExecutor(available_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            saving: list[Future[K]] = []
-            for batch, loaded in _ahead(pool, partial(_prepare, load, scales), batches):
-                pictures, ids, sizes = zip(*loaded, strict=True)
-                totals = _summed_maps(model, pictures, ids, sizes[0], flip, statistics)
-                yield from (future.result() for future in saving)
-                saving = [pool.submit(_finish, save, *each) for each in zip(batch, ids, totals, strict=True)]
+    saving: list[Future[K]] = []
+    with one_thread_each(available_threads()) as pool:
+        for batch, loaded in _ahead(pool, partial(_prepare, load, scales), batches):
+            pictures, ids, sizes = zip(*loaded, strict=True)
+            totals = _summed_maps(model, pictures, ids, sizes[0], flip, statistics)
             yield from (future.result() for future in saving)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(cores)
+            saving = [pool.submit(_finish, save, *each) for each in zip(batch, ids, totals, strict=True)]
+        yield from (future.result() for future in saving)
 
 
 def _prepare(

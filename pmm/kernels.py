@@ -98,10 +98,12 @@ def kernels_ahead(notebooks: Sequence[Path]) -> Iterator[Iterator[tuple[Path, Ru
     alive: list[RunningPython] = []
 
     def start(position: int) -> None:
+        """Start the kernel of one notebook, if there is one at that position."""
         for notebook in notebooks[position : position + 1]:
             alive.append(start_kernel(notebook.parent, import_statements(notebook)))
 
     def in_turn() -> Iterator[tuple[Path, RunningPython]]:
+        """Hand out each notebook with its kernel, and start the next."""
         for position, notebook in enumerate(notebooks):
             start(position + 1)
             yield notebook, alive[0]

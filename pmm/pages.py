@@ -39,16 +39,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Page:
-    """An exported notebook: name without suffix, title, file beside the notebook, what it teaches, its headings."""
+    """An exported notebook: name without suffix, title, what it teaches, its headings."""
 
     name: str
     title: str
-    file: str
     learn: str
     parts: tuple[Part, ...]
 
+    @property
+    def file(self) -> str:
+        """Name of the page, beside the notebook."""
+        return f"{self.name}.html"
 
-def environment() -> Any:
+
+def templates() -> Any:
     """Return the jinja2 environment of the templates; a name that a page lacks is an error."""
     import jinja2
 
@@ -73,7 +77,7 @@ def export_notebooks(run: RunFolder, done: Mapping[str, Page] | None = None) -> 
     """
     folder = run.path / "notebooks"
     pages = [(done or {}).get(path.stem) or export_page(path) for path in sorted(folder.glob("*.ipynb"))]
-    index = environment().get_template("index.html.j2")
+    index = templates().get_template("index.html.j2")
     if pages:
         write_text(folder / "index.html", index.render(run_name=run.path.name, pages=pages, version=pmm.__version__))
     return pages
@@ -94,7 +98,7 @@ def export_page(path: Path) -> Page:
     except Exception as error:  # nbformat raises many kinds, none of them useful to a reader
         raise InputError(f"{path}: no readable notebook ({type(error).__name__}); delete it and run again") from None
     parts = mark_headings(document)
-    text = _text(document)
+    text = "\n".join(cell.source for cell in document.cells if cell.cell_type == "markdown")
     title = next((part.title for part in parts if part.level == 1), path.stem)
     learn = LEARN.search(text)
     for cell in document.cells:
@@ -103,7 +107,7 @@ def export_page(path: Path) -> Page:
     resources = {"metadata": {"name": title}, "parts": [part for part in parts if part.level > 1]}
     html, _ = _exporter().from_notebook_node(_without_widgets(document), resources)
     write_text(path.with_suffix(".html"), html)
-    return Page(path.stem, title, f"{path.stem}.html", _plain(learn[1]) if learn else "", tuple(parts))
+    return Page(path.stem, title, _plain(learn[1]) if learn else "", tuple(parts))
 
 
 def _mathml(tex: str, display: str) -> str:
@@ -128,6 +132,7 @@ def _exporter() -> Any:
 
         @pass_context
         def markdown2html(self, context: Any, source: str) -> str:
+            """Render Markdown, TeX included."""
             return translate_tex(source, lambda text: super(Exporter, self).markdown2html(context, text))
 
     # embed_images would close each HTML tag of a text by itself, and so unfold every <details>
@@ -146,12 +151,14 @@ def translate_tex(markdown: str, render: Callable[[str], str]) -> str:
     formulas: list[str] = []
 
     def take(found: re.Match[str]) -> str:
+        """Keep code; keep the place of a formula."""
         if found["code"]:
             return found["code"]
         formulas.append(_mathml(found["block"] or found["inline"], "block" if found["block"] else "inline"))
         return PLACE.format(len(formulas) - 1)
 
     def put(found: re.Match[str]) -> str:
+        """Put a formula into its place; an attribute of a tag goes without it."""
         return re.sub(PLACE.format(r"\d+"), "", found["tag"]) if found["tag"] else formulas[int(found["number"])]
 
     html = render(CODE_OR_TEX.sub(take, markdown))
@@ -167,6 +174,7 @@ def mark_headings(document: Any) -> list[Part]:
     parts: list[Part] = []
 
     def mark(found: re.Match[str]) -> str:
+        """Note a heading and return it with its anchor; keep code."""
         if not found["marks"]:
             return found[0]
         parts.append(Part(f"part-{len(parts) + 1}", _plain(found["title"]), len(found["marks"])))
@@ -182,10 +190,6 @@ def _plain(markdown: str) -> str:
     """Return a line of Markdown without its marks; TeX subscripts become plain words such as c_v."""
     text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", markdown)
     return re.sub(r"[`$]|\*\*", "", text).strip()
-
-
-def _text(document: Any) -> str:
-    return "\n".join(cell.source for cell in document.cells if cell.cell_type == "markdown")
 
 
 def _without_widgets(document: Any) -> Any:

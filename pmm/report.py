@@ -14,7 +14,7 @@ import yaml
 import pmm
 from pmm.artifacts import RunFolder, read_json, write_text
 from pmm.errors import InputError
-from pmm.pages import Page, environment, export_notebooks
+from pmm.pages import Page, export_notebooks, templates
 from pmm.params import Params
 
 DATASETS = {
@@ -53,22 +53,19 @@ def write_report(run: RunFolder, pages: Mapping[str, Page] | None = None) -> Pat
     settings = _read_settings(run.path / "params.yaml")
     manifest = run.manifest()
     notebooks = export_notebooks(run, pages)
-    page = (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            run_name=run.path.name,
-            facts=describe(settings),
-            tables=[table(section) for _, section in sorted(run.metrics().items())],
-            chapters=chapters(run, notebooks),
-            notebooks=notebooks,
-            settings=_settings_rows(settings),
-            environment=_flatten(manifest.get("environment", {})),
-            stages={name: f"{entry['seconds']:.1f}" for name, entry in manifest.get("stages", {}).items()},
-            timings=manifest.get("notebooks", {}),
-            version=pmm.__version__,
-            written=time.strftime("%Y-%m-%d %H:%M"),
-        )
+    template = templates().get_template("report.html.j2")
+    page = template.render(
+        run_name=run.path.name,
+        facts=describe(settings),
+        tables=[table(section) for _, section in sorted(run.metrics().items())],
+        chapters=chapters(run, notebooks),
+        notebooks=notebooks,
+        settings=_settings_rows(settings),
+        environment=_flatten(manifest.get("environment", {})),
+        stages={name: f"{entry['seconds']:.1f}" for name, entry in manifest.get("stages", {}).items()},
+        timings=manifest.get("notebooks", {}),
+        version=pmm.__version__,
+        written=time.strftime("%Y-%m-%d %H:%M"),
     )
     write_text(run.path / "report.html", page)
     return run.path / "report.html"

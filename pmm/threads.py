@@ -55,24 +55,34 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix=f"pmm-{process}")
 
 
+@contextmanager
+def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool whose threads use one thread of torch each; what has not begun when the block ends is dropped.
+
+    torch's number of threads is set anew afterwards: starting the workers had lowered it here, too.
+    """
+    import torch  # not needed by the processes that only make masks
+
+    cores = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(cores)
+
+
 def map_images(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Call a function on each item, several at a time, and yield the results in order.
 
     An image a thread keeps a processor's cores busier than one image on all of them, hides the reading and writing
     of files, and gives the same bits on any number of cores.
     """
-    import torch  # not needed by the processes that only make masks
-
-    cores = torch.get_num_threads()
 
     def alone(item: T) -> R:
         """Keep to one thread: the others work on other items."""
         with limit_threads(1):
             return function(item)
 
-    with ThreadPoolExecutor(available_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            yield from pool.map(alone, items)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(cores)
+    with one_thread_each(available_threads()) as pool:
+        yield from pool.map(alone, items)

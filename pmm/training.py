@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from pmm.artifacts import write_text
 from pmm.batches import EpochBatches, TrainingImages, load_ahead
 from pmm.devices import autocast, prepare_images, seeded
 from pmm.errors import InputError
+from pmm.files import whole_file
 from pmm.models import keep_statistics, read_weights
 from pmm.params import Params
 
@@ -211,12 +211,9 @@ def read_log(path: Path) -> dict[str, list[float]]:
 
 
 def save_tensors(path: Path, content: Any) -> None:
-    """Save tensors and plain values through a temporary neighbour and a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:  # a path's name would enter the archive and change its bytes
+    """Save tensors and plain values; the file appears whole or not at all."""
+    with whole_file(path) as file:  # a path's name would enter the archive and change its bytes
         torch.save(content, file)
-    os.replace(temporary, path)
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:

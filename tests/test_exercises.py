@@ -62,8 +62,8 @@ def test_a_solution_that_stands_alone_proves_its_numbers(block):
 
 @each_notebook
 def test_every_solution_parses(path):
-    for block in solutions(path):
-        compile(block, path.name, "exec")
+    blocks = solutions(path)
+    assert blocks and all(compile(block, path.name, "exec") for block in blocks)
 
 
 @each_notebook

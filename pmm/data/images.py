@@ -1,16 +1,14 @@
 """Reading and writing images and index masks; every refusal is one line that names the file."""
 
 import os
-import uuid
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from pmm.errors import InputError
+from pmm.files import whole_file
 
 IGNORE = 255
 """Mask value of pixels whose class is unknown; never trained on, never scored."""
@@ -127,7 +125,8 @@ def write_mask(path: str | Path, mask: np.ndarray, palette: np.ndarray | None = 
         raise InputError(f"mask: found values {mask.min()} to {mask.max()}; give 0 to 255")
     image = Image.fromarray(mask.astype(np.uint8))
     image.putpalette((voc_palette() if palette is None else np.asarray(palette, np.uint8)).tobytes())
-    _write_atomic(Path(path), lambda file: image.save(file, format="PNG"))
+    with whole_file(Path(path)) as file:
+        image.save(file, format="PNG")
 
 
 def write_jpeg(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
@@ -145,7 +144,8 @@ def write_jpeg(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or not image.size or image.dtype != np.uint8:
         raise InputError(f"image: found {image.dtype} of shape {image.shape}; give (H, W, 3) uint8")
     picture = Image.fromarray(image)
-    _write_atomic(Path(path), lambda file: picture.save(file, format="JPEG", quality=quality))
+    with whole_file(Path(path)) as file:
+        picture.save(file, format="JPEG", quality=quality)
 
 
 @lru_cache(maxsize=1)
@@ -200,15 +200,3 @@ def _scale_16_bit(gray: np.ndarray, path: str | Path) -> np.ndarray:
         raise InputError(f"{path}: found 32-bit pixels; save the image with 8 or 16 bits")
     scaled = ((gray.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return np.repeat(scaled[:, :, None], 3, axis=2)
-
-
-def _write_atomic(path: Path, save: Callable[[BinaryIO], None]) -> None:
-    """Write beside the target under another name, then rename: no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            save(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

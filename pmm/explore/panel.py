@@ -117,9 +117,8 @@ class Panel:
             return None
         settings = self.parameters(self.values())
         setting = ", ".join(f"{name} {value}" for name, value in settings.items())
-        stem = re.sub(
-            r"[^A-Za-z0-9._-]+", "_", f"08_{self.name}_{Path(self.sample.id).stem}_{fingerprint(settings)[:6]}"
-        )
+        name = f"08_{self.name}_{Path(self.sample.id).stem}_{fingerprint(settings)[:6]}"
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
         run = Path(self.experiment.run.path)
         keep(canvas.to_png(self.view.picture), f"{self.title}, {self.sample.id}: {setting}.", self.view.alt, stem, run)
         path = run / "figures" / f"{stem}.png"

@@ -20,6 +20,7 @@ from PIL import Image
 from pmm.artifacts import RunFolder, read_json, write_text
 from pmm.errors import InputError
 from pmm.figures.palette import LINES
+from pmm.files import whole_file
 
 WIDTH = 11.0
 """Inches; with DPI it makes 1,210 pixels, which a page or a slide shows at full width."""
@@ -107,10 +108,9 @@ def _extent(drawn: np.ndarray, margin: int) -> slice:
 def to_svg(figure: Figure) -> bytes:
     """Return the figure as SVG, letters as outlines to look the same everywhere; equal figures give equal bytes."""
     buffer = io.BytesIO()
+    options = {"bbox_inches": "tight", "pad_inches": MARGIN, "metadata": {"Date": None}}
     with mpl.rc_context({**STYLE, "svg.hashsalt": "pmm", "svg.fonttype": "path"}):
-        figure.savefig(
-            buffer, format="svg", dpi=SLIDE_DPI, bbox_inches="tight", pad_inches=MARGIN, metadata={"Date": None}
-        )
+        figure.savefig(buffer, format="svg", dpi=SLIDE_DPI, **options)
     return buffer.getvalue()
 
 
@@ -141,7 +141,8 @@ def show(
         folder = Path(getattr(run, "path", run))
         keep(png, caption, alt, name, folder)
         if svg:
-            _write_whole(folder / "figures" / f"{name}.svg", to_svg(figure))
+            with whole_file(folder / "figures" / f"{name}.svg") as file:
+                file.write(to_svg(figure))
     _display(png, caption, alt)
     close(figure)
 
@@ -151,18 +152,11 @@ def keep(png: bytes, caption: str, alt: str, name: str, folder: Path) -> None:
     if not re.fullmatch(r"\d\d_[A-Za-z0-9_.-]+", name):
         raise InputError(f"name = {name!r}: begin with the notebook's number, such as 01_scenes")
     target = folder / "figures" / f"{name}.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(target, png)
+    with whole_file(target) as file:
+        file.write(png)
     entry = {"caption": caption, "alt": alt, "notebook": name[:2], "file": target.name}
     captions = read_json(target.with_name("captions.json")) | {name: entry}
     write_text(target.with_name("captions.json"), json.dumps(captions, indent=1, sort_keys=True))
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(target)
 
 
 def figure_html(png: bytes, caption: str, alt: str) -> str:
