@@ -21,6 +21,8 @@ CELL = (292, 219)
 GAP = 12
 TITLE = 28
 """Height of a panel's title line."""
+LEGEND = 26
+"""Height of the line of class colours."""
 INK = (25, 25, 25)
 FAINT = (120, 120, 120)
 RULE = (225, 225, 225)
@@ -84,11 +86,18 @@ def heat(values: np.ndarray, top: float = 1.0, image: np.ndarray | None = None) 
         (H, W, 3) uint8.
     """
     steps = np.clip(np.nan_to_num(values) * (255 / top) + 0.5, 0, 255).astype(np.uint8)
-    colours = heat_table()[steps]
+    colours = _coloured(steps, heat_table())
     if image is None:
-        return colours
+        return np.asarray(colours)
     grey = Image.fromarray(image).convert("L").convert("RGB")
-    return np.asarray(Image.blend(grey, Image.fromarray(colours), 0.7))
+    return np.asarray(Image.blend(grey, colours, 0.7))
+
+
+def _coloured(numbers: np.ndarray, table: np.ndarray) -> Image.Image:
+    """Give each number (H, W) uint8 its colour of a table (256, 3) uint8: Pillow's palettes are ten times numpy."""
+    picture = Image.fromarray(numbers)
+    picture.putpalette(table.tobytes())
+    return picture.convert("RGB")
 
 
 def class_overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.75) -> np.ndarray:
@@ -102,10 +111,10 @@ def class_overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.75) ->
     Returns:
         (H, W, 3) uint8.
     """
-    share = np.full(256, round(255 * opacity), np.uint8)
+    share = [round(255 * opacity)] * 256
     share[0], share[UNKNOWN] = 0, 255
-    colours, part = Image.fromarray(palette()[mask]), Image.fromarray(share[mask])
-    return np.asarray(Image.composite(colours, Image.fromarray(pale(image)), part))
+    part = Image.fromarray(mask).point(share)
+    return np.asarray(Image.composite(_coloured(mask, palette()), Image.fromarray(pale(image)), part))
 
 
 def pale(image: np.ndarray) -> np.ndarray:
@@ -144,7 +153,7 @@ def in_cell(picture: np.ndarray, cell: tuple[int, int] = CELL) -> np.ndarray:
 
 
 def _paper(height: int, width: int) -> np.ndarray:
-    return np.array(Image.new("RGB", (width, height), PAPER))
+    return np.full((height, width, len(PAPER)), PAPER[0], np.uint8)
 
 
 @lru_cache(maxsize=64)
@@ -193,21 +202,23 @@ def grid(rows: Sequence[Sequence[Panel]], legend: Mapping[int, str] | None = Non
         (H, W, 3) uint8, of a size that depends only on the number of rows and columns.
     """
     width = columns * CELL[0] + (columns - 1) * GAP
-    height = len(rows) * (TITLE + CELL[1] + GAP) + 26
-    page = _paper(height, width)
-    titles: list[tuple[int, int, str, int]] = []
+    page = _paper(len(rows) * (TITLE + CELL[1] + GAP) + LEGEND, width)
     for number, panels in enumerate(rows):
         cell = wide_cell(len(panels), columns)
         top = number * (TITLE + CELL[1] + GAP)
         for place, (title, picture) in enumerate(panels):
-            left = place * (cell[0] + GAP)
-            page[top + TITLE : top + TITLE + CELL[1], left : left + cell[0]] = in_cell(picture, cell)
-            titles.append((left, top, title, cell[0]))
-    image = Image.fromarray(page)
-    draw = ImageDraw.Draw(image)
-    for left, top, title, room in titles:
-        draw.text((left + 1, top + 5), shortened(title, room, 17), INK, font(17))
-    _draw_legend(draw, legend or {}, height - 24, width)
+            across = slice(place * (cell[0] + GAP), place * (cell[0] + GAP) + cell[0])
+            page[top : top + TITLE, across] = _title(title, cell[0])
+            page[top + TITLE : top + TITLE + CELL[1], across] = in_cell(picture, cell)
+    page[-LEGEND:] = _legend(tuple((legend or {}).items()), width)
+    return page
+
+
+@lru_cache(maxsize=64)
+def _title(text: str, width: int) -> np.ndarray:
+    """Return (TITLE, width, 3) uint8; most titles stay while a slider moves."""
+    image = Image.new("RGB", (width, TITLE), PAPER)
+    ImageDraw.Draw(image).text((1, 5), shortened(text, width, 17), INK, font(17))
     return np.asarray(image)
 
 
@@ -217,17 +228,21 @@ def wide_cell(n_panels: int, columns: int = 4) -> tuple[int, int]:
     return (width - (n_panels - 1) * GAP) // n_panels, CELL[1]
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, legend: Mapping[int, str], top: int, width: int) -> None:
-    left = 0
-    for value, name in legend.items():
+@lru_cache(maxsize=16)
+def _legend(entries: tuple[tuple[int, str], ...], width: int) -> np.ndarray:
+    """Return (LEGEND, width, 3) uint8: a plate of each class's colour with its name."""
+    image = Image.new("RGB", (width, LEGEND), PAPER)
+    draw, left = ImageDraw.Draw(image), 0
+    for value, name in entries:
         needed = 34 + font(17).getlength(name)
         if left + needed > width:
-            draw.text((min(left, width - 20), top), "...", INK, font(17))
-            return
+            draw.text((min(left, width - 20), 2), "...", INK, font(17))
+            break
         rgb = tuple(int(c) for c in palette()[value])
-        draw.rectangle((left, top + 2, left + 26, top + 19), rgb, (90, 90, 90))
-        draw.text((left + 33, top), name, INK, font(17))
+        draw.rectangle((left, 4, left + 26, 21), rgb, (90, 90, 90))
+        draw.text((left + 33, 2), name, INK, font(17))
         left += int(needed) + 26
+    return np.asarray(image)
 
 
 def name_tag(picture: np.ndarray, text: str, rgb: Sequence[int] = (0, 0, 0)) -> np.ndarray:

@@ -172,7 +172,7 @@ def masks_view(sample: Sample, state: MaskState, before: tuple[MaskState, MaskRe
 
 
 def _step_panels(sample: Sample, state: MaskState, result: MaskResult, channel: int) -> list[canvas.Panel]:
-    image, name = canvas.shrink(sample.image), sample.name(state.class_id)
+    image, name = sample.small_image(), sample.name(state.class_id)
     colour = palette()[state.class_id]
 
     def over(array: np.ndarray, tagged: bool = True) -> np.ndarray:
@@ -199,21 +199,16 @@ def _step_panels(sample: Sample, state: MaskState, result: MaskResult, channel: 
 def _result_panels(
     sample: Sample, result: MaskResult, before: tuple[MaskState, MaskResult] | None
 ) -> list[canvas.Panel]:
-    image = canvas.shrink(sample.image)
-
-    def over(mask: np.ndarray) -> np.ndarray:
-        """Draw a mask over the image."""
-        return canvas.class_overlay(image, canvas.shrink(mask, smooth=False))
-
+    image = sample.small_image()
     exact = canvas.message("no exact mask: nothing to compare with")
     if sample.truth is not None:
-        exact = over(sample.truth)
+        exact = sample.small_truth()
     changed = canvas.message("move a slider: the pixels that change are marked here")
     if before is not None:
         differ = canvas.shrink(disagreement(before[1].mask, result.mask))
         changed = canvas.paint(canvas.pale(image), (differ, MARK_RGB))
     return [
-        ("5 pseudo-mask", over(result.mask)),
+        ("5 pseudo-mask", canvas.class_overlay(image, canvas.shrink(result.mask, smooth=False))),
         ("exact mask (ground truth)", exact),
         ("changed pixels", changed),
         ("IoU in % (change in points)", _bars(sample, result, before[1] if before else None)),

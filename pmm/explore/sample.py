@@ -12,6 +12,7 @@ import numpy as np
 from pmm.cam import check_cam, check_class_ids, load_cams
 from pmm.crf import CRFSettings, DenseCRF, check_image
 from pmm.errors import InputError
+from pmm.explore import canvas
 from pmm.figures.style import spaced
 
 KEPT = 6
@@ -73,6 +74,17 @@ class Sample:
         """Return mask value -> name of everything that a mask of this sample may show."""
         names = {0: "background", **dict(zip(self.class_ids, self.names, strict=True))}
         return names if self.truth is None or not (self.truth == 255).any() else {**names, 255: "not judged"}
+
+    def small_image(self) -> np.ndarray:
+        """Return the image (h, w, 3) at the size at which the views show it."""
+        return self.remember("small", "image", lambda: canvas.shrink(self.image))
+
+    def small_truth(self) -> np.ndarray:
+        """Return the ground truth over the image (h, w, 3); only for samples that have one."""
+        return self.remember("small", "truth", self._drawn_truth)
+
+    def _drawn_truth(self) -> np.ndarray:
+        return canvas.class_overlay(self.small_image(), canvas.shrink(self.truth, smooth=False))
 
     def crf(self, settings: CRFSettings) -> DenseCRF:
         """Return the dense CRF of this image; its lattices stay while sliders move."""

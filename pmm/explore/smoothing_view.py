@@ -85,7 +85,7 @@ def smoothing_view(sample: Sample, state: SmoothingState) -> View:
     """
     step = smooth_one(sample, state)
     name, floored = sample.name(state.class_id), step.wanted < MIN_EXPONENT
-    image = canvas.shrink(sample.image)
+    image = sample.small_image()
     small = {k: canvas.shrink(m) for k, m in {"before": step.before, "after": step.after}.items()}
     tag = (name, palette()[state.class_id])
     gain = np.maximum(small["after"] - small["before"], 0)

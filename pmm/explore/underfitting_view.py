@@ -126,11 +126,11 @@ def _warning(state: UnderfittingState) -> str:
 def _maps(
     sample: Sample, output: ModelOutput, state: UnderfittingState, split: Doubted | None, doubted: np.ndarray
 ) -> list[canvas.Panel]:
-    image = canvas.shrink(sample.image)
+    image = sample.small_image()
     label = canvas.class_overlay(image, canvas.shrink(output.pseudo_mask, smooth=False))
     exact, parts = canvas.message("no exact mask"), canvas.message("no exact mask: cannot tell wrong from hard")
     if split is not None:
-        exact = canvas.class_overlay(image, canvas.shrink(sample.truth, smooth=False))
+        exact = sample.small_truth()
         hard, wrong = canvas.shrink(split.hard), canvas.shrink(split.wrong)
         parts = canvas.paint(canvas.pale(image), (hard, HARD_RGB), (wrong, WRONG_RGB))
     top = 3 * state.doubt
