@@ -103,6 +103,22 @@ def augment_sentence(results: Mapping[str, Any], alpha: float) -> str:
     )
 
 
+def hindsight_sentence(results: Mapping[str, Any]) -> str:
+    """Say where smoothing is ahead when each classifier takes its best alpha, with the run's s and with s = 0."""
+    best: dict[tuple[str, int], dict[bool, float]] = {}
+    for cell in results["cells"]:
+        found, smoothed = best.setdefault((cell["augment"], cell["seed"]), {}), cell["s"] > 0
+        found[smoothed] = max(found.get(smoothed, 0.0), cell["miou"])
+    gains = {key: found[True] - found[False] for key, found in best.items() if len(found) == 2}
+    parts = []
+    for augment in ("strong", "weak"):
+        each = [gain for (name, _), gain in sorted(gains.items()) if name == augment]
+        if each:
+            ahead = sum(gain > EVEN for gain in each)
+            parts.append(f"{augment} {_points(statistics.fmean(each))}, ahead in {ahead} of {len(each)} seeds")
+    return f"With the alpha that is best in hindsight on either side, smoothing brings: {'; '.join(parts)}."
+
+
 def pus_sentence(results: Mapping[str, Any]) -> str:
     """Count for each kind of masks how many losses gain, lose or do neither against cross-entropy."""
     found = differences(results)

@@ -150,7 +150,8 @@ def test_missing_image_is_named(tmp_path):
     (tmp_path / "train2014" / "COCO_3.jpg").unlink()
     message = refusal(data.ids, "train2014")
     assert "'COCO_3'" in message and "'train2014'" in message
-    assert "'nobody'" in refusal(data.labels, "nobody")
+    assert "'nobody'" in refusal(data.labels, "nobody") and "'nobody'" in refusal(data.mask_source, "nobody")
+    assert data.mask_source("COCO_5") == tmp_path / "annotations" / "instances_train2014.json"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"images": 3, "annotations": [], "categories": []}'])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pmm import artifacts, training
-from pmm.data.images import write_jpeg
+from pmm.data.images import write_jpeg, write_mask
 from pmm.errors import InputError
 from pmm.models import embedded_imagenet_state
 from pmm.params import Params
@@ -210,6 +210,26 @@ def test_images_without_a_label_are_skipped_and_counted_aloud(tmp_path, capsys):
     assert experiment.train_ids == ["a", "c"] and experiment.val_ids == []
     assert experiment.train_ids == ["a", "c"]
     assert capsys.readouterr().out == "train: 1 of 3 images have no label and are skipped\n"
+
+
+def test_a_changed_photograph_label_or_exact_mask_is_not_taken_for_the_old_one(tmp_path):
+    table, folder = "image,labels\na,cat\nb,dog\nc,cat dog\n", tmp_path / "own"
+    own = own_folder(tmp_path, table)
+
+    def marks():
+        experiment = Experiment(own)
+        return experiment._splits, experiment._truth
+
+    first = marks()
+    assert marks() == first
+    (folder / "labels.csv").write_text(table.replace("b,dog", "b,cat"), encoding="utf-8")
+    relabelled = marks()
+    assert relabelled[0] != first[0] and relabelled[1] == first[1]
+    write_jpeg(folder / "images" / "a.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    assert marks()[0] not in (first[0], relabelled[0])
+    write_mask(folder / "masks" / "a.png", np.ones((64, 64), np.uint8))
+    assert marks()[1] != first[1]  # masks and models are scored anew, the classifier stays
+    assert Experiment(params(tmp_path))._truth == []  # composed scenes are known by what composes them
 
 
 def test_a_split_without_any_label_is_refused(tmp_path):

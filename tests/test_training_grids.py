@@ -108,6 +108,16 @@ def test_the_verdict_on_augmentation_follows_the_numbers(extra, words):
     assert "No seed" in grid_words.augment_sentence(results, 8.0)
 
 
+def test_in_hindsight_each_side_takes_its_own_alpha():
+    cells = [
+        {"augment": "weak", "seed": seed, "s": s, "alpha": alpha, "miou": miou - 0.03 * seed * (s > 0)}
+        for seed in range(2)
+        for (s, alpha), miou in {(0.0, 0.5): 0.50, (0.0, 1.0): 0.60, (0.3, 0.5): 0.62, (0.3, 1.0): 0.40}.items()
+    ]
+    said = grid_words.hindsight_sentence({"cells": cells})
+    assert said.endswith("smoothing brings: weak +0.5 points, ahead in 1 of 2 seeds.")  # +2 and -1 points
+
+
 def test_no_seeds_are_refused():
     for run in (grids.run_cyclic_grid, grids.run_augment_grid, run_grid):
         with pytest.raises(InputError, match="ablation_seeds"):

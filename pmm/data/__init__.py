@@ -58,6 +58,10 @@ class SegmentationData(Protocol):
         """(H, W) uint8 ground truth, 255 unknown; for evaluation only."""
         ...
 
+    def mask_source(self, image_id: str) -> Path:
+        """Path of the file that `mask` reads, whether it exists or not."""
+        ...
+
 
 _KINDS: dict[str, Callable[[str | Path], SegmentationData]] = {
     "scenes": ScenesData,

@@ -154,6 +154,21 @@ class COCOData:
             mask[_rasterise(region.outline, record)] = IGNORE if region.crowd else self._categories[region.category]
         return mask
 
+    def mask_source(self, image_id: str) -> Path:
+        """Path of the file that `mask` reads: the annotations of the image's split.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            the JSON file.
+
+        Raises:
+            InputError: no such image.
+        """
+        self._record(image_id)
+        return next(self._files[split] for split, images in self._splits.items() if image_id in images)
+
     def labels(self, image_id: str) -> tuple[int, ...]:
         """Image-level labels: the categories of the annotations, crowds included.
 

@@ -113,7 +113,7 @@ class FolderData:
         Returns:
             True where `masks` holds a file for the image.
         """
-        return self._mask_path(image_id).is_file()
+        return self.mask_source(image_id).is_file()
 
     def mask(self, image_id: str) -> np.ndarray:
         """Ground-truth mask, for evaluation only: training knows nothing but `labels`.
@@ -127,7 +127,18 @@ class FolderData:
         Raises:
             InputError: the mask is missing, no index PNG, of another size, or holds a value that is no class.
         """
-        return read_mask_of(self.image_path(image_id), self._mask_path(image_id), len(self.class_names))
+        return read_mask_of(self.image_path(image_id), self.mask_source(image_id), len(self.class_names))
+
+    def mask_source(self, image_id: str) -> Path:
+        """Path of the file that `mask` reads.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            the path, whether the file exists or not.
+        """
+        return self.root / "masks" / f"{image_id}.png"
 
     def labels(self, image_id: str) -> tuple[int, ...]:
         """Image-level labels.
@@ -148,9 +159,6 @@ class FolderData:
         if image_id not in self._entries:
             raise InputError(f"{self.root / 'labels.csv'}: no image {image_id!r}; add a line or correct the id")
         return self._entries[image_id]
-
-    def _mask_path(self, image_id: str) -> Path:
-        return self.root / "masks" / f"{image_id}.png"
 
 
 def _read_entries(table: Path, folder: Path) -> dict[str, Entry]:

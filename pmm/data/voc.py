@@ -103,7 +103,7 @@ class VOCData:
         Returns:
             True where `mask` finds a file.
         """
-        return self._mask_path(image_id).is_file()
+        return self.mask_source(image_id).is_file()
 
     def mask(self, image_id: str) -> np.ndarray:
         """Ground-truth mask, for evaluation only: training knows nothing but `labels`.
@@ -117,7 +117,20 @@ class VOCData:
         Raises:
             InputError: the mask is missing, no index PNG, of another size, or holds a value that is no class.
         """
-        return read_mask_of(self.image_path(image_id), self._mask_path(image_id), len(self.class_names))
+        return read_mask_of(self.image_path(image_id), self.mask_source(image_id), len(self.class_names))
+
+    def mask_source(self, image_id: str) -> Path:
+        """Path of the file that `mask` reads: VOC's, or that of the augmented set (SBD) where VOC has none.
+
+        Args:
+            image_id: an id from `ids`.
+
+        Returns:
+            the path, whether the file exists or not.
+        """
+        path = self.root / "SegmentationClass" / f"{image_id}.png"
+        augmented = self.root / "SegmentationClassAug" / path.name
+        return augmented if augmented.is_file() and not path.is_file() else path
 
     def labels(self, image_id: str) -> tuple[int, ...]:
         """Image-level labels: the classes of the objects in the XML file, objects marked difficult included.
@@ -139,12 +152,6 @@ class VOCData:
     def _images(self) -> dict[str, Path]:
         """File stem -> image, listed once."""
         return index_images(self.root / "JPEGImages")
-
-    def _mask_path(self, image_id: str) -> Path:
-        """The mask of VOC, or that of the augmented set (SBD) where VOC has none."""
-        path = self.root / "SegmentationClass" / f"{image_id}.png"
-        augmented = self.root / "SegmentationClassAug" / path.name
-        return augmented if augmented.is_file() and not path.is_file() else path
 
     def _guess_name(self) -> str:
         """Call a set VOC 2012 only where it is: a number measured on a part of it is not VOC's."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import joblib
 import torch
@@ -92,8 +93,20 @@ class DataStages:
 
     @cached_property
     def _splits(self) -> str:
-        """Stand for the ids of both splits in a fingerprint."""
-        return fingerprint({"ids": self.train_ids, "val": self.val_ids})
+        """Stand for both splits in a fingerprint: for ids and, outside the composed scenes, labels and images."""
+        known: dict[str, Any] = {"ids": self.train_ids, "val": self.val_ids}
+        if self.params.dataset != "scenes":
+            known |= {"classes": self.data.class_names, "labels": [self.data.labels(i) for i in self.train_ids]}
+            known["images"] = _sizes(self.data.image_path(i) for i in self.train_ids + self.val_ids)
+        return fingerprint(known)
+
+    @cached_property
+    def _truth(self) -> list[str]:
+        """Stand for the ground truth of both splits in a fingerprint; nothing for the composed scenes."""
+        if self.params.dataset == "scenes":
+            return []
+        sources = (self.data.mask_source(i) for i in self.train_ids + self.val_ids)
+        return [fingerprint({"truth": _sizes(sources)})]
 
     def _finished(self, name: str, make: Callable[[], Stage]) -> Path:
         """Return a stage's folder, making the stage once if it is not known in this session."""
@@ -101,3 +114,9 @@ class DataStages:
         if name not in known:
             known[name] = make().folder
         return known[name]
+
+
+def _sizes(paths: Iterable[Path]) -> list[int]:
+    """Return each file's bytes, -1 for a missing one: a file that was replaced nearly always differs in size."""
+    size = cache(lambda path: path.stat().st_size if path.is_file() else -1)  # COCO names one file for many images
+    return [size(path) for path in paths]
