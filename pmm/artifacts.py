@@ -4,7 +4,8 @@
       dataset/  classifier/  cams/  masks/<method>/  segmenter/<name>/  figures/  notebooks/
 
 A stage writes into one folder. Its fingerprint is a hash of its parameters, its inputs' fingerprints and
-the package's version; an unchanged fingerprint means that the folder can be reused as it is.
+the package's version; an unchanged fingerprint means that the folder can be reused as it is. A finished stage
+that other settings replace moves to `replaced/`, and comes back when its settings do.
 """
 
 from __future__ import annotations
@@ -137,8 +138,9 @@ class RunFolder:
     def stage(self, name: str, settings: Mapping[str, Any], inputs: Sequence[Stage | str] = ()) -> Iterator[Stage]:
         """Enter a stage; leaving it without an exception marks it finished.
 
-        An interrupted stage keeps its files, so that its body can go on where it stopped; a folder made
-        with other settings is emptied first. The body must do nothing where `stage.reused` is true.
+        An interrupted stage keeps its files, so that its body can go on where it stopped. A folder made with
+        other settings makes room: finished it moves to `replaced/`, unfinished it is emptied. The body must do
+        nothing where `stage.reused` is true.
 
         Args:
             name: folder below the run, such as `masks/ppmg`.
@@ -159,18 +161,48 @@ class RunFolder:
         folder = self.path / name
         record = read_json(folder / STAGE_FILE)
         if record.get("fingerprint") != mark:
-            shutil.rmtree(folder, ignore_errors=True)
+            self._make_room(name, record)
+            record = self._bring_back(name, mark)
+        if not record:
             record = {"fingerprint": mark, "settings": settings, "inputs": inputs, "finished": False}
             write_text(folder / STAGE_FILE, json.dumps(record, indent=1))
         return Stage(name, folder, mark, settings, bool(record["finished"]), record.get("facts", {}))
 
+    def _make_room(self, name: str, record: Mapping[str, Any]) -> None:
+        """Clear a stage's folder; what is finished there may be a night's work, so it is kept."""
+        folder = self.path / name
+        if record.get("finished"):
+            kept = self._replaced(name, record["fingerprint"])
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(kept)
+            print(f"{name}: settings changed; what the old ones made is kept in {kept}", flush=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _bring_back(self, name: str, mark: str) -> dict[str, Any]:
+        """Put a replaced stage back into its place and return its record; an empty one if there is none."""
+        kept, folder = self._replaced(name, mark), self.path / name
+        record = read_json(kept / STAGE_FILE)
+        if record:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            kept.rename(folder)
+            self._enter(name, record)
+        return record
+
+    def _replaced(self, name: str, mark: str) -> Path:
+        return self.path / "replaced" / f"{name.replace('/', '_')}_{mark}"
+
     def _close(self, stage: Stage, seconds: float) -> None:
         record = read_json(stage.folder / STAGE_FILE)
-        record |= {"finished": True, "facts": without_nan(stage.facts)}
+        record |= {"finished": True, "facts": without_nan(stage.facts), "seconds": round(seconds, 1)}
         write_text(stage.folder / STAGE_FILE, json.dumps(record, indent=1))
+        self._enter(stage.name, record)
+
+    def _enter(self, name: str, record: Mapping[str, Any]) -> None:
         manifest = self.manifest()
         manifest["environment"] = environment()
-        manifest.setdefault("stages", {})[stage.name] = {**record, "seconds": round(seconds, 1)}
+        manifest.setdefault("stages", {})[name] = dict(record)
         write_text(self.path / "manifest.json", json.dumps(manifest, indent=1))
 
     def recorded(self, name: str) -> Stage | None:

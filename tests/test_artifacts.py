@@ -84,6 +84,26 @@ def test_changed_settings_inputs_or_version_empty_the_folder(run, monkeypatch):
     assert not make(run, s=0.4, inputs=["other"]).reused
 
 
+def test_what_other_settings_made_is_kept_and_comes_back_with_them(run, capsys):
+    first = make(run, "masks/ppmg", s=0.3)
+    make(run, "masks/ppmg", s=0.4)
+    assert "masks/ppmg: settings changed; what the old ones made is kept in " in capsys.readouterr().out
+    assert (first.folder / "result.txt").read_text() == "{'s': 0.4}"
+    again = make(RunFolder(run.path), "masks/ppmg", s=0.3)
+    assert again.reused and again.facts == {"images": 3} and again.fingerprint == first.fingerprint
+    assert (first.folder / "result.txt").read_text() == "{'s': 0.3}"
+    entry = run.manifest()["stages"]["masks/ppmg"]
+    assert entry["settings"] == {"s": 0.3} and entry["seconds"] >= 0
+    assert make(run, "masks/ppmg", s=0.4).reused  # there and back
+
+
+def test_what_was_not_finished_is_not_kept(run):
+    with pytest.raises(KeyboardInterrupt), run.stage("cams", {"s": 0.3}):
+        raise KeyboardInterrupt
+    make(run, s=0.4)
+    assert not (run.path / "replaced").exists()
+
+
 def test_a_changed_input_stage_changes_what_reads_it(run):
     assert not make(run, "masks", inputs=[make(run, "cams", s=0.3)]).reused
     assert make(run, "masks", inputs=[make(run, "cams", s=0.3)]).reused

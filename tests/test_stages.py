@@ -161,10 +161,10 @@ def test_a_changed_s_makes_only_the_ppmg_masks_anew(finished, no_training, capsy
         other.pseudo_masks(method)
     lines = capsys.readouterr().out.splitlines()
     computed = {line.split(":")[0] for line in lines if "computing" in line}
-    Experiment(params(path.parent)).pseudo_masks("ppmg")  # as it was, for the tests that follow
+    assert Experiment(params(path.parent)).pseudo_masks("ppmg").reused  # brought back
     assert computed == {"masks/ppmg"}
-    masks = {name: data for name, data in contents(path).items() if name.endswith(".png")}
-    assert masks == {name: data for name, data in before.items() if name.endswith(".png")}
+    masks = {name: data for name, data in contents(path).items() if name.startswith("masks/")}
+    assert masks == {name: data for name, data in before.items() if name.startswith("masks/")}
 
 
 def test_two_fresh_runs_of_one_seed_are_the_same(finished, tmp_path):
