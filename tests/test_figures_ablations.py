@@ -29,6 +29,14 @@ def test_heat_maps_write_every_number_and_mark_the_run():
     assert to_png(figure).startswith(PNG)
 
 
+def test_heat_maps_of_gains_are_white_at_zero_and_show_signs():
+    gains = ([0.1], [1, 2, 3], np.array([[0.02, 0.0, -0.01]]))
+    axis = figures.heat_maps({"gains": gains}, "beta", "kappa", signed=True).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["+2.0", "+0.0", "-1.0"]
+    blue, white, red = axis.images[0].get_array()[0, :, :3]
+    assert blue[2] > blue[0] and red[0] > red[2] and white.min() > 0.95
+
+
 def test_heat_maps_mark_a_column_or_nothing():
     (frame,) = figures.heat_maps({"one": TABLE}, "class", "s", own=(None, 0.5)).axes[0].patches
     assert (frame.get_xy(), frame.get_height()) == ((-0.5, -0.5), 2)

@@ -22,12 +22,18 @@ from pmm.pseudo_mask import ppmg_steps
 
 Table = tuple[Sequence[Any], Sequence[Any], np.ndarray]
 MARK = "#D55E00"
+GAINS = "RdBu"
 CELLS = mpl.colors.ListedColormap(mpl.colormaps["Blues"](np.linspace(0.12, 0.95, 256)))
 
 
 @styled
 def heat_maps(
-    tables: Mapping[str, Table], row: str, column: str, label: str = "mIoU in %", own: tuple[Any, Any] | None = None
+    tables: Mapping[str, Table],
+    row: str,
+    column: str,
+    label: str = "mIoU in %",
+    own: tuple[Any, Any] | None = None,
+    signed: bool = False,
 ) -> Figure:
     """Draw tables of fractions as coloured cells with their numbers in per cent, side by side.
 
@@ -36,31 +42,41 @@ def heat_maps(
         row, column: names of the axes.
         label: what a cell holds.
         own: row and column value of the run; None instead of a value marks the whole row or column.
+        signed: the cells are gains (blue) and losses (red), 0 is white.
     """
     wide = [len(columns) for _, columns, _ in tables.values()]
     tall = max(len(rows) for rows, _, _ in tables.values())
     figure, axes = new_figure(1, len(tables), 1.8 + 0.46 * tall, width_ratios=wide)
     found = np.concatenate([100 * np.ravel(values) for _, _, values in tables.values()])
-    low, high = np.nanmin(found), np.nanmax(found)
-    scale = mpl.colors.Normalize(low, max(high, low + 1))
+    colours = mpl.cm.ScalarMappable(_scale(found, signed), GAINS if signed else CELLS)
     for position, (axis, (title, content)) in enumerate(zip(axes.flat, tables.items(), strict=True)):
-        _draw_cells(axis, content, scale, own)
+        _draw_cells(axis, content, colours, own, "+.1f" if signed else ".1f")
         axis.set_title(wrap(title, WIDTH * wide[position] / sum(wide) - 0.6), pad=10)
         axis.set(xlabel=column, ylabel=row if position == 0 else "")
-    figure.colorbar(mpl.cm.ScalarMappable(scale, CELLS), ax=axes, label=label, fraction=0.03, pad=0.015)
+    figure.colorbar(colours, ax=axes, label=label, fraction=0.03, pad=0.015)
     return figure
 
 
-def _draw_cells(axis: Axes, content: Table, scale: mpl.colors.Normalize, own: tuple[Any, Any] | None) -> None:
+def _scale(found: np.ndarray, signed: bool) -> mpl.colors.Normalize:
+    low, high = np.nanmin(found), np.nanmax(found)
+    if not signed:
+        return mpl.colors.Normalize(low, max(high, low + 1))
+    reach = max(-low, high, 1)
+    return mpl.colors.Normalize(-reach, reach)
+
+
+def _draw_cells(
+    axis: Axes, content: Table, palette: mpl.cm.ScalarMappable, own: tuple[Any, Any] | None, form: str
+) -> None:
     rows, columns, values = content
-    colours = CELLS(scale(np.nan_to_num(100 * values)))
+    colours = palette.to_rgba(np.nan_to_num(100 * values))
     colours[np.isnan(values)] = 1
     axis.imshow(colours, aspect="auto")
     small = len(columns) > 7
     for (r, c), value in np.ndenumerate(values):
         if np.isfinite(value):
             ink = text_colour(colours[r, c])
-            axis.text(c, r, f"{100 * value:.1f}", ha="center", va="center", color=ink, fontsize=11 if small else 13)
+            axis.text(c, r, f"{100 * value:{form}}", ha="center", va="center", color=ink, fontsize=11 if small else 13)
     axis.set_xticks(range(len(columns)), [_shown(value) for value in columns])
     axis.set_yticks(range(len(rows)), [_shown(value) for value in rows])
     axis.tick_params(length=0)
