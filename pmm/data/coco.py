@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pmm.data.images import IGNORE, index_images, read_image
+from pmm.data.image_files import ImageFiles
+from pmm.data.images import IGNORE, index_images
 from pmm.data.voc import check_ids, with_background
 from pmm.errors import InputError, MissingDependency
 
@@ -31,7 +32,7 @@ class CocoImage(NamedTuple):
     regions: list[Region]
 
 
-class COCOData:
+class COCOData(ImageFiles):
     """COCO in its own layout: annotations/instances_<split>.json and the images in <split>/.
 
     A split's JSON file is read once, when the split is first asked for; no image is opened for it.
@@ -106,20 +107,6 @@ class COCOData:
             InputError: no split names such an image.
         """
         return self._record(image_id).path
-
-    def image(self, image_id: str) -> np.ndarray:
-        """Pixels of an image.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            (H, W, 3) uint8 RGB.
-
-        Raises:
-            InputError: no such image, or it cannot be read.
-        """
-        return read_image(self.image_path(image_id))
 
     def has_mask(self, image_id: str) -> bool:
         """Whether a ground-truth mask exists: every annotated image has one.

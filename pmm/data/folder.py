@@ -12,9 +12,8 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from pmm.data.images import index_images, read_image, read_mask_of
+from pmm.data.image_files import ImageFiles
+from pmm.data.images import index_images
 from pmm.data.voc import class_ids_of, read_class_names, with_background
 from pmm.errors import InputError
 
@@ -27,7 +26,7 @@ class Entry(NamedTuple):
     split: str
 
 
-class FolderData:
+class FolderData(ImageFiles):
     """A folder of images with a table of labels.
 
     Class ids follow classes.txt where it exists; otherwise the names found in the table, sorted.
@@ -89,45 +88,6 @@ class FolderData:
             InputError: the table names no such image.
         """
         return self._entry(image_id).path
-
-    def image(self, image_id: str) -> np.ndarray:
-        """Pixels of an image.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            (H, W, 3) uint8 RGB.
-
-        Raises:
-            InputError: no such image, or it cannot be read.
-        """
-        return read_image(self.image_path(image_id))
-
-    def has_mask(self, image_id: str) -> bool:
-        """Whether a ground-truth mask exists.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            True where `masks` holds a file for the image.
-        """
-        return self.mask_source(image_id).is_file()
-
-    def mask(self, image_id: str) -> np.ndarray:
-        """Ground-truth mask, for evaluation only: training knows nothing but `labels`.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            (H, W) uint8, 0 background, 255 unknown.
-
-        Raises:
-            InputError: the mask is missing, no index PNG, of another size, or holds a value that is no class.
-        """
-        return read_mask_of(self.image_path(image_id), self.mask_source(image_id), len(self.class_names))
 
     def mask_source(self, image_id: str) -> Path:
         """Path of the file that `mask` reads.

@@ -5,9 +5,8 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
-from pmm.data.images import index_images, read_image, read_mask_of
+from pmm.data.image_files import ImageFiles
+from pmm.data.images import index_images
 from pmm.errors import InputError
 
 VOC_CLASSES = (
@@ -20,7 +19,7 @@ _PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "*/VOCdevkit/VOC2012", "..")
 _OFFICIAL_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913}
 
 
-class VOCData:
+class VOCData(ImageFiles):
     """A data set in the VOC layout: images, image-level labels from the XML files, masks for scoring.
 
     Args:
@@ -79,45 +78,6 @@ class VOCData:
         if image_id not in self._images:
             raise InputError(f"{self.root / 'JPEGImages'}: no image {image_id!r}; add it or correct the id")
         return self._images[image_id]
-
-    def image(self, image_id: str) -> np.ndarray:
-        """Pixels of an image.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            (H, W, 3) uint8 RGB.
-
-        Raises:
-            InputError: no such image, or it cannot be read.
-        """
-        return read_image(self.image_path(image_id))
-
-    def has_mask(self, image_id: str) -> bool:
-        """Whether a ground-truth mask exists.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            True where `mask` finds a file.
-        """
-        return self.mask_source(image_id).is_file()
-
-    def mask(self, image_id: str) -> np.ndarray:
-        """Ground-truth mask, for evaluation only: training knows nothing but `labels`.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            (H, W) uint8, 0 background, 255 unknown.
-
-        Raises:
-            InputError: the mask is missing, no index PNG, of another size, or holds a value that is no class.
-        """
-        return read_mask_of(self.image_path(image_id), self.mask_source(image_id), len(self.class_names))
 
     def mask_source(self, image_id: str) -> Path:
         """Path of the file that `mask` reads: VOC's, or that of the augmented set (SBD) where VOC has none.
