@@ -19,6 +19,8 @@ from pmm.artifacts import environment, project_root, read_json, write_text
 from pmm.errors import InputError
 
 RESULTS = Path("results") / "pus_ablations.json"
+EVEN = 0.0005
+"""Differences in mIoU below this, 0.05 points, count as none."""
 ROW_KEYS = ("setting", "title", "masks", "seeds", "miou", "mean", "spread")
 
 
@@ -179,10 +181,12 @@ def _by_seed(row: Mapping[str, Any]) -> dict[int, float]:
 
 
 def verdict(difference: Mapping[str, Any]) -> str:
-    """Word one difference: a gain or a loss only where every seed agrees and the mean exceeds the spread."""
+    """Word one difference: a gain or a loss only where every seed agrees and the mean exceeds the spread and EVEN."""
     mean, spread = difference["mean"], difference["spread"]
     if spread is None:
         return "one seed, no verdict"
+    if max(abs(mean), spread) < EVEN:
+        return "makes no difference"
     if abs(mean) <= spread or difference["better"] not in (0, difference["seeds"]):
         return "within the spread of the seeds"
     return "gains" if mean > 0 else "loses"

@@ -130,6 +130,8 @@ def test_difference_stays_within_the_same_masks(results):
         (0.01, 0.02, 3, "within"),
         (0.03, 0.02, 2, "within"),
         (0.03, None, 1, "one seed"),
+        (-0.00004, 0.00003, 0, "makes no difference"),  # PUS with a gate that never opens is cross-entropy
+        (0.0, 0.0, 0, "makes no difference"),
     ],
 )
 def test_verdict(mean, spread, better, words):
