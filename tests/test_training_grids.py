@@ -103,7 +103,7 @@ def augment_results(extra):
 
 
 @pytest.mark.parametrize(
-    "extra, words", [(0.03, "more with strong augmentation"), (-0.03, "more with weak"), (0.0, "within the spread")]
+    "extra, words", [(0.03, "more with strong augmentation"), (-0.03, "more with weak"), (0.0, "makes no difference")]
 )
 def test_the_verdict_on_augmentation_follows_the_numbers(extra, words):
     results = augment_results(extra)
