@@ -30,7 +30,7 @@ def test_heat_maps_write_every_number_and_mark_the_run():
 
 
 def test_heat_maps_of_gains_are_white_at_zero_and_show_signs():
-    gains = ([0.1], [1, 2, 3], np.array([[0.02, 0.0, -0.01]]))
+    gains = ([0.1], [1, 2, 3], np.array([[0.02, -0.0001, -0.01]]))
     axis = figures.heat_maps({"gains": gains}, "beta", "kappa", signed=True).axes[0]
     assert [text.get_text() for text in axis.texts] == ["+2.0", "+0.0", "-1.0"]
     blue, white, red = axis.images[0].get_array()[0, :, :3]

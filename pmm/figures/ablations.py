@@ -76,7 +76,8 @@ def _draw_cells(
     for (r, c), value in np.ndenumerate(values):
         if np.isfinite(value):
             ink = text_colour(colours[r, c])
-            axis.text(c, r, f"{100 * value:{form}}", ha="center", va="center", color=ink, fontsize=11 if small else 13)
+            text = f"{round(100 * value, 1) + 0.0:{form}}"  # + 0.0: no -0.0
+            axis.text(c, r, text, ha="center", va="center", color=ink, fontsize=11 if small else 13)
     axis.set_xticks(range(len(columns)), [_shown(value) for value in columns])
     axis.set_yticks(range(len(rows)), [_shown(value) for value in rows])
     axis.tick_params(length=0)
