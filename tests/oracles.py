@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import torch
 
 IGNORE = 255
 
@@ -243,3 +244,12 @@ def _simplex(point, d):
         key[order[d + 1 - r :]] -= d + 1
         vertices.append(tuple(key))
     return list(zip(vertices, weights, strict=True))
+
+
+def batch(n_classes=4, shape=(2, 5, 6), ignored=0.3, seed=0, scale=3.0):
+    """Random logits and labels, a share of them ignored: what the losses are tried on."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, scale, (shape[0], n_classes, *shape[1:])).astype(np.float32)
+    target = rng.integers(0, n_classes, shape)
+    target[rng.random(shape) < ignored] = 255
+    return torch.from_numpy(logits).requires_grad_(), torch.from_numpy(target)

@@ -84,7 +84,7 @@ IMAGES = {
 }
 
 
-def agree(ours, reference):
+def assert_agree(ours, reference):
     np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-3)
 
 
@@ -99,7 +99,7 @@ def test_binary_problems_agree_with_pydensecrf(kind, crf):
     front, back = _unary(front), _unary(1 - front.max(0, keepdims=True).repeat(6, 0))
     for n in (1, 3, 4, 6):
         ours = LatticeEngine(image, crf).binary_mean_field(front[:n], back[:n])
-        agree(ours, PydensecrfEngine(image, crf).binary_mean_field(front[:n], back[:n]))
+        assert_agree(ours, PydensecrfEngine(image, crf).binary_mean_field(front[:n], back[:n]))
 
 
 @pytest.mark.parametrize("n_labels", [2, 3, 4, 5, 21])
@@ -110,7 +110,7 @@ def test_many_labels_agree_with_pydensecrf(kind, n_labels):
     image = IMAGES[kind](rng)
     unary = _unary(smooth_maps(rng, n_labels, *image.shape[:2]))
     ours = LatticeEngine(image, JOINT_CRF).mean_field(unary)
-    agree(ours, PydensecrfEngine(image, JOINT_CRF).mean_field(unary))
+    assert_agree(ours, PydensecrfEngine(image, JOINT_CRF).mean_field(unary))
     np.testing.assert_allclose(ours.sum(0), 1, atol=1e-5)
 
 

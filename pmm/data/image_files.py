@@ -1,5 +1,6 @@
 """What data sets share whose images and masks are files."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -7,18 +8,18 @@ import numpy as np
 from pmm.data.images import read_image, read_mask_of
 
 
-class ImageFiles:
+class ImageFiles(ABC):
     """Images and masks by the files that `image_path` and `mask_source` name."""
 
     class_names: tuple[str, ...]
 
+    @abstractmethod
     def image_path(self, image_id: str) -> Path:
         """Path of an image; each data set says where."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mask_source(self, image_id: str) -> Path:
         """Path of the file that `mask` reads; each data set says where."""
-        raise NotImplementedError
 
     def image(self, image_id: str) -> np.ndarray:
         """Pixels of an image.
