@@ -80,6 +80,8 @@ def run_mask_grid(
     cells = plan(params) if cells is None else list(cells)
     store = CellStore(experiment.run.path / "ablation" / "masks.json")
     inputs = {"cams": experiment.cams().fingerprint, "ids": ids, "kernels": asdict(experiment.crf_settings())}
+    if experiment.truth_marks:
+        inputs["truth"] = experiment.truth_marks
     done = []
     for cell in tqdm(cells, desc="mask grid", unit="cell"):
         key = {**asdict(cell), **inputs}

@@ -25,8 +25,9 @@ SHORT = {
 class GridExperiment(FakeExperiment):
     """The squares of the sweeps, with a run folder."""
 
-    def __init__(self, folder, masked=True, **changes):
+    def __init__(self, folder, masked=True, truth=(), **changes):
         super().__init__(masked, workers=2)
+        self.truth_marks = list(truth)
         self.params = Params(workers=2, **{**SHORT, **changes})
         self.run = RunFolder(folder)
 
@@ -92,6 +93,14 @@ def test_an_interrupted_grid_keeps_its_finished_cells(tmp_path, monkeypatch):
     monkeypatch.setattr(mask_grid, "_measure", lambda e, cell, i: calls.append(cell) or {**vars(cell), "miou": 0.5})
     mask_grid.run_mask_grid(GridExperiment(tmp_path))
     assert first == mask_grid.plan(Params(**SHORT))[:2] and calls == mask_grid.plan(Params(**SHORT))
+
+
+def test_cells_judged_against_another_ground_truth_are_measured_anew(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(mask_grid, "_measure", lambda e, cell, i: calls.append(cell) or {**vars(cell), "miou": 0.5})
+    for truth in ((), ("corrected",), ("corrected",)):
+        mask_grid.run_mask_grid(GridExperiment(tmp_path, truth=truth))
+    assert calls == 2 * mask_grid.plan(Params(**SHORT))
 
 
 def test_without_ground_truth_there_is_no_grid(tmp_path):

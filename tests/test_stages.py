@@ -218,7 +218,7 @@ def test_a_changed_photograph_label_or_exact_mask_is_not_taken_for_the_old_one(t
 
     def marks():
         experiment = Experiment(own)
-        return experiment._splits, experiment._truth
+        return experiment._splits, experiment.truth_marks
 
     first = marks()
     assert marks() == first
@@ -229,7 +229,7 @@ def test_a_changed_photograph_label_or_exact_mask_is_not_taken_for_the_old_one(t
     assert marks()[0] not in (first[0], relabelled[0])
     write_mask(folder / "masks" / "a.png", np.ones((64, 64), np.uint8))
     assert marks()[1] != first[1]  # masks and models are scored anew, the classifier stays
-    assert Experiment(params(tmp_path))._truth == []  # composed scenes are known by what composes them
+    assert Experiment(params(tmp_path)).truth_marks == []  # composed scenes are known by what composes them
 
 
 def test_a_split_without_any_label_is_refused(tmp_path):

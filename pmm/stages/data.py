@@ -101,7 +101,7 @@ class DataStages:
         return fingerprint(known)
 
     @cached_property
-    def _truth(self) -> list[str]:
+    def truth_marks(self) -> list[str]:
         """Stand for the ground truth of both splits in a fingerprint; nothing for the composed scenes."""
         if self.params.dataset == "scenes":
             return []

@@ -41,7 +41,7 @@ class MaskStages(ClassifierStages):
         crf = self.crf_settings(joint=method == "crf")
         make = mask_files.mask_function(method, self.params.model_dump(), crf)
         cams = self.cams()
-        with self.run.stage(f"masks/{method}", settings, [cams, *self._truth]) as stage:
+        with self.run.stage(f"masks/{method}", settings, [cams, *self.truth_marks]) as stage:
             if not stage.reused:
                 where = (self.train_ids, self.data, cams.folder, stage.folder)
                 mask_files.write_pseudo_masks(
@@ -58,7 +58,7 @@ class MaskStages(ClassifierStages):
         """
         p = self.params
         settings = p.pick("ablation_noise", "seed")
-        with self.run.stage("masks/noisy", settings, [self.dataset_stage, self._splits, *self._truth]) as stage:
+        with self.run.stage("masks/noisy", settings, [self.dataset_stage, self._splits, *self.truth_marks]) as stage:
             for image_id in [] if stage.reused else self.train_ids:
                 if not self.data.has_mask(image_id):
                     raise InputError(f"masks = noisy: {image_id} has no exact mask that could be spoiled")

@@ -45,7 +45,7 @@ class SegmenterStages(MaskStages):
         if p.pus != "none":  # plain training does not depend on what PUS would do
             settings |= p.pick("pus_*", "beta", "kappa")
         settings["seg_masks"] = masks
-        inputs = [self._mask_stage(masks), self._splits, *self._truth]
+        inputs = [self._mask_stage(masks), self._splits, *self.truth_marks]
         if p.seg_init == "classifier":
             inputs.append(self.classifier())
         with self.run.stage(f"segmenter/{name}", settings, inputs) as stage:
