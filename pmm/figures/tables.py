@@ -87,7 +87,7 @@ def table_html(section: Mapping[str, Any]) -> str:
         parts.append(f"<p>{html.escape(section['note'])}</p>")
     if section.get("per_class"):
         table = _table(section["per_class"]["columns"], section["per_class"]["rows"])
-        parts.append(f"<details><summary>IoU per class</summary>{table}</details>")
+        parts.append(f"<details><summary>Per class</summary>{table}</details>")
     return "".join(parts)
 
 
