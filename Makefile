@@ -54,5 +54,5 @@ $(STAMP): pyproject.toml
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e ".[lab,dev,coco]"
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e ".[reference]" || \
 	  echo "make: pydensecrf2 does not build here (no C++ compiler?); tests against it will skip, nothing else needs it"
-	@$(BIN)/python -c "from pmm.crf import compile_lattice; compile_lattice()"
+	@$(BIN)/python -c "from pmm.method.crf import compile_lattice; compile_lattice()"
 	@touch $@

@@ -16,7 +16,7 @@ import pmm
 from pmm.errors import InputError
 
 if TYPE_CHECKING:
-    from pmm.params import Params
+    from pmm.run.params import Params
 
 
 class Commands(click.Group):
@@ -54,7 +54,7 @@ def main() -> None:
 def run(parameter_file: Path, overrides: Sequence[str], only: Sequence[str], verbose: bool) -> None:
     """Run the notebooks in order and write the report."""
     params = _load(parameter_file, overrides)
-    from pmm.pipeline import NotebookError, run_notebooks
+    from pmm.run.notebooks import NotebookError, run_notebooks
 
     try:
         run_notebooks(params, list(only) or None, verbose=verbose)
@@ -72,7 +72,7 @@ def check(parameter_file: Path, overrides: Sequence[str]) -> None:
     """Check parameters, packages, weights and data before a run."""
     params = _load(parameter_file, overrides)
     click.echo(f"OK    parameters: {parameter_file}")
-    from pmm.checks import all_checks
+    from pmm.run.checks import all_checks
 
     failed = 0
     for name, step in all_checks(params):
@@ -89,8 +89,8 @@ def check(parameter_file: Path, overrides: Sequence[str]) -> None:
 @click.argument("run_path", type=click.Path(path_type=Path), metavar="RUN")
 def report(run_path: Path) -> None:
     """Write the report of a run anew, e.g. of runs/demo."""
-    from pmm.artifacts import RunFolder
-    from pmm.report import write_report
+    from pmm.run.folder import RunFolder
+    from pmm.run.report import write_report
 
     click.echo(f"report: {write_report(RunFolder(run_path))}")
 
@@ -98,7 +98,7 @@ def report(run_path: Path) -> None:
 @main.command()
 def params() -> None:
     """List every parameter: name, default, range, meaning."""
-    from pmm.params import Params, allowed_values
+    from pmm.run.params import Params, allowed_values
 
     rows = [("name", "default", "range", "meaning")]
     for name, field in Params.model_fields.items():
@@ -111,7 +111,7 @@ def params() -> None:
 
 
 def _load(parameter_file: Path, overrides: Sequence[str]) -> Params:
-    from pmm.params import load_params, parse_override
+    from pmm.run.params import load_params, parse_override
 
     return load_params(parameter_file, dict(parse_override(text) for text in overrides))
 

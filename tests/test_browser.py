@@ -19,8 +19,8 @@ from importlib.util import find_spec
 import nbformat
 import pytest
 
-from pmm.artifacts import project_root
-from pmm.params import load_params
+from pmm.run.folder import project_root
+from pmm.run.params import load_params
 
 pytestmark = pytest.mark.browser
 ROOT = project_root()
@@ -54,7 +54,7 @@ def page():
 @pytest.fixture(scope="module")
 def params(page):
     """A tiny finished run with CAMs, masks and the PUS model."""
-    from pmm.stages import Experiment
+    from pmm.run.experiment import Experiment
 
     params = load_params(ROOT / "params" / "smoke.yaml", {"run_name": "browser", "alpha": 4.0})
     experiment = Experiment(params)
@@ -65,7 +65,7 @@ def params(page):
 
 def parameterised(name, params):
     """Copy a notebook with the run's parameters written below the defaults."""
-    from pmm.pipeline import injected_parameters
+    from pmm.run.notebooks import injected_parameters
 
     notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
     lines = [f"{key} = {value!r}" for key, value in injected_parameters(params).items()]

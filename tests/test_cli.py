@@ -9,7 +9,7 @@ from PIL import Image
 
 from pmm.cli import main
 from pmm.errors import InputError
-from pmm.params import Params
+from pmm.run.params import Params
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_an_unknown_notebook_is_one_line_and_code_2(parameter_file):
 
 def test_run_passes_overrides_notebooks_and_verbosity(parameter_file, monkeypatch):
     seen = []
-    monkeypatch.setattr("pmm.pipeline.run_notebooks", lambda *a, **k: seen.append((a, k)))
+    monkeypatch.setattr("pmm.run.notebooks.run_notebooks", lambda *a, **k: seen.append((a, k)))
     options = ["-p", "s=0.4", "-p", "pus=none", "--only", "04", "--only", "05", "-v"]
     result = call("run", parameter_file, *options)
     assert result.exit_code == 0, result.output
@@ -70,14 +70,14 @@ def test_run_passes_overrides_notebooks_and_verbosity(parameter_file, monkeypatc
 
 
 def test_exit_codes_of_a_run(parameter_file, monkeypatch):
-    from pmm.pipeline import NotebookError
+    from pmm.run.notebooks import NotebookError
 
     for error, code, text in (
         (InputError("a line"), 2, "pmm: a line"),
         (KeyboardInterrupt(), 130, "pmm: interrupted; the same command goes on and reuses finished stages"),
         (NotebookError("01_a.ipynb: boom", "the traceback"), 1, "pmm: 01_a.ipynb: boom"),
     ):
-        monkeypatch.setattr("pmm.pipeline.run_notebooks", stop_with(error))
+        monkeypatch.setattr("pmm.run.notebooks.run_notebooks", stop_with(error))
         result = call("run", parameter_file)
         assert result.exit_code == code
         assert result.stderr.splitlines()[-1] == text
@@ -85,14 +85,14 @@ def test_exit_codes_of_a_run(parameter_file, monkeypatch):
 
 
 def test_a_message_of_several_lines_becomes_one(parameter_file, monkeypatch):
-    monkeypatch.setattr("pmm.pipeline.run_notebooks", stop_with(InputError("a\n  b")))
+    monkeypatch.setattr("pmm.run.notebooks.run_notebooks", stop_with(InputError("a\n  b")))
     assert call("run", parameter_file).stderr == "pmm: a b\n"
 
 
 def test_check_prints_a_line_for_each_check_and_counts_failures(parameter_file, monkeypatch):
     bad = stop_with(InputError("no such thing; get one"))
     monkeypatch.setattr(
-        "pmm.checks.all_checks", lambda _: [("one", lambda: "fine"), ("two", bad), ("three", lambda: "ok")]
+        "pmm.run.checks.all_checks", lambda _: [("one", lambda: "fine"), ("two", bad), ("three", lambda: "ok")]
     )
     result = call("check", parameter_file)
     assert result.exit_code == 2

@@ -9,7 +9,7 @@ import re
 import nbformat
 import pytest
 
-from pmm.artifacts import project_root
+from pmm.run.folder import project_root
 
 NOTEBOOKS = sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 HEAD = ("You learn", "Prerequisites", "Minutes", "Words", "Writes", "Next")

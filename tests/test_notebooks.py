@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from test_exercises import with_solutions
 
-from pmm.artifacts import project_root
-from pmm.params import Params, load_params
+from pmm.run.folder import project_root
+from pmm.run.params import Params, load_params
 
 ROOT = project_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -131,7 +131,7 @@ def test_the_check_itself_finds_every_fault(line, expected):
 
 @pytest.mark.slow
 def test_all_notebooks_and_solutions_run_on_the_smoke_parameters(tmp_path):
-    from pmm.pipeline import run_notebooks
+    from pmm.run.notebooks import run_notebooks
 
     for path in NOTEBOOKS:
         nbformat.write(with_solutions(path), tmp_path / path.name)

@@ -9,7 +9,7 @@ from importlib.metadata import packages_distributions
 import pytest
 import yaml
 
-from pmm.artifacts import project_root
+from pmm.run.folder import project_root
 
 if sys.version_info >= (3, 11):
     import tomllib

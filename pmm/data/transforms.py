@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IGNORE = 255
+from pmm.method import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def random_crop(
     canvas[:, outside[0], outside[1]] = picture[:, inside[0], inside[1]]
     if target is None:
         return canvas, None
-    labels = torch.full((1, *crop), IGNORE, dtype=torch.uint8)
+    labels = torch.full((1, *crop), IGNORE_INDEX, dtype=torch.uint8)
     labels[:, outside[0], outside[1]] = target[:, inside[0], inside[1]]
     return canvas, labels
 

@@ -33,7 +33,7 @@ class Chooser:
     """Thumbnails, upload, and the classes found in an uploaded photograph.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`.
+        experiment: the run, a `pmm.run.experiment.Experiment`.
         changed: called without arguments when something else is to be looked at.
         upload: offer the upload.
     """

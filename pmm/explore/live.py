@@ -18,8 +18,8 @@ from pmm.explore.charts import BLUE, GREY, VERMILION, Axes, Chart, Curve
 from pmm.explore.masks_view import METHODS, MaskState, make_mask
 from pmm.explore.sample import Sample, from_experiment
 from pmm.explore.view import View
-from pmm.metrics import UNKNOWN, confusion_matrix, mean_iou
-from pmm.sweeps import judged_ids
+from pmm.method.metrics import UNKNOWN, confusion_matrix, mean_iou
+from pmm.studies.sweeps import judged_ids
 
 ALPHAS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from pmm.crf import CRFSettings
 from pmm.errors import InputError
 from pmm.explore import canvas
 from pmm.explore.charts import share_bars
@@ -15,9 +14,10 @@ from pmm.explore.sample import Sample
 from pmm.explore.view import View, signed_points, unwarned
 from pmm.figures.masks import MARK_RGB, disagreement
 from pmm.figures.palette import palette
-from pmm.metrics import confusion_matrix, iou_per_class, mean_iou
-from pmm.pseudo_mask import PpmgSteps, background_score, ppmg_steps, threshold_pseudo_mask
-from pmm.smoothing import MIN_EXPONENT
+from pmm.method.crf import CRFSettings
+from pmm.method.metrics import confusion_matrix, iou_per_class, mean_iou
+from pmm.method.pseudo_mask import PpmgSteps, background_score, ppmg_steps, threshold_pseudo_mask
+from pmm.method.smoothing import MIN_EXPONENT
 
 METHODS = {"ppmg": "PPMG", "crf": "joint CRF", "threshold": "CAM threshold"}
 
@@ -28,7 +28,7 @@ class MaskState:
 
     Args:
         method: one of METHODS.
-        s, alpha, t, variant: as in `pmm.pseudo_mask.ppmg`; alpha is also that of the joint CRF.
+        s, alpha, t, variant: as in `pmm.method.pseudo_mask.ppmg`; alpha is also that of the joint CRF.
         cam_threshold: of the CAM threshold, in [0, 1].
         crf: strengths of the dense CRF.
         class_id: whose steps are shown; it does not change the mask.
@@ -48,7 +48,7 @@ class MaskState:
             raise InputError(f"method: {self.method!r} is unknown; choose one of {', '.join(METHODS)}")
 
     def parameters(self) -> dict[str, Any]:
-        """Return the setting under the names of `pmm.params.Params`."""
+        """Return the setting under the names of `pmm.run.params.Params`."""
         crf = {f"crf_{name}": getattr(self.crf, name) for name in _CRF_NAMES}
         if self.method == "threshold":
             return {"seg_masks": "threshold", "cam_threshold": self.cam_threshold}
@@ -125,7 +125,7 @@ def _made(sample: Sample, state: MaskState) -> MaskResult:
         return MaskResult(mask, cam, flat, region, None, ones, *_quality(sample, mask))
     if state.method == "crf":
         background = background_score(cam, state.alpha)[None]
-        # as `pmm.pseudo_mask.crf_pseudo_mask`, with the posterior kept
+        # as `pmm.method.pseudo_mask.crf_pseudo_mask`, with the posterior kept
         posterior = sample.crf(state.crf).posterior(np.concatenate([background, cam])) if ids else background
         mask = np.array([0, *ids], np.uint8)[posterior.argmax(axis=0)]
         return MaskResult(mask, cam, background, posterior[1:], None, ones, *_quality(sample, mask))

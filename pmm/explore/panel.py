@@ -12,7 +12,6 @@ from typing import Any
 import ipywidgets as widgets
 import yaml
 
-from pmm.artifacts import fingerprint
 from pmm.errors import InputError
 from pmm.explore import canvas
 from pmm.explore.controls import clean, log_slider, menu, picture_widget, row, slider, words_html
@@ -24,7 +23,8 @@ from pmm.explore.underfitting_state import CHECKPOINTS, KINDS, UnderfittingState
 from pmm.explore.underfitting_view import underfitting_view
 from pmm.explore.view import View
 from pmm.figures.style import keep
-from pmm.params import check_params
+from pmm.run.folder import fingerprint
+from pmm.run.params import check_params
 
 PAUSE = 1.0
 """Seconds without a movement after which the next one is compared with what stands there."""
@@ -34,7 +34,7 @@ def snippet(parameters: Mapping[str, Any]) -> str:
     """Write values as lines of a parameter file.
 
     Args:
-        parameters: names and values of `pmm.params.Params`.
+        parameters: names and values of `pmm.run.params.Params`.
 
     Returns:
         YAML that `params/*.yaml` accepts.
@@ -50,7 +50,7 @@ class Panel:
     """Sliders on top, the picture below, then what it says.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`.
+        experiment: the run, a `pmm.run.experiment.Experiment`.
     """
 
     title = ""
@@ -88,7 +88,7 @@ class Panel:
         raise NotImplementedError
 
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the setting under the names of `pmm.params.Params`."""
+        """Return the setting under the names of `pmm.run.params.Params`."""
         raise NotImplementedError
 
     def follow_up(self, values: Mapping[str, Any], stop: Callable[[], bool]) -> None:

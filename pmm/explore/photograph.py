@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pmm.cam_inference import multi_scale_cam, scaled_batch
 from pmm.data.images import read_image
 from pmm.errors import InputError
 from pmm.explore.sample import Sample
-from pmm.models import EMBEDDED_BACKBONE, CamClassifier, embedded_imagenet_state, image_statistics
+from pmm.networks.inference import multi_scale_cam, scaled_batch
+from pmm.networks.models import EMBEDDED_BACKBONE, CamClassifier, embedded_imagenet_state, image_statistics
 
 LONGEST_SIDE = 500
 """Larger pictures are made smaller: the size of VOC's images."""

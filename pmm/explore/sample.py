@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pmm.cam import check_cam, check_class_ids, load_cams
-from pmm.crf import CRFSettings, DenseCRF, check_image
+from pmm.data.cam_files import load_cams
 from pmm.errors import InputError
 from pmm.explore import canvas
 from pmm.figures.style import spaced
+from pmm.method.cam import check_cam, check_class_ids
+from pmm.method.crf import CRFSettings, DenseCRF, check_image
 
 KEPT = 6
 """Results a sample remembers of each kind; the oldest goes first."""
@@ -115,7 +116,7 @@ def check_cams_exist(experiment: Any) -> None:
     """Check that a run has CAMs; the explorer reads them and never trains.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`.
+        experiment: the run, a `pmm.run.experiment.Experiment`.
 
     Raises:
         InputError: it has none; names the command that makes them.
@@ -131,7 +132,7 @@ def from_experiment(experiment: Any, image_id: str) -> Sample:
     """Read one training image of a run, with the CAM that the run made.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`.
+        experiment: the run, a `pmm.run.experiment.Experiment`.
         image_id: one of its training images.
 
     Raises:
@@ -149,7 +150,7 @@ def gallery_ids(experiment: Any, count: int = 8) -> list[str]:
     """Choose scenes for the thumbnails: spread over the run, with ground truth first, several classes first.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`.
+        experiment: the run, a `pmm.run.experiment.Experiment`.
         count: how many, at most.
     """
     data, ids = experiment.data, experiment.train_ids

@@ -36,7 +36,7 @@ class Explorer(widgets.VBox):
     """The explorer as a widget. Making one draws the first picture, so that a fault ends a batch run.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`.
+        experiment: the run, a `pmm.run.experiment.Experiment`.
         kinds: classes of the panels; several stand in tabs.
         upload: offer photographs of one's own.
 
@@ -119,7 +119,7 @@ def explore_smoothing(experiment: Any) -> Explorer:
     """Return sliders for s and t on the CAMs of a run, notebook 03.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`, with CAMs.
+        experiment: the run, a `pmm.run.experiment.Experiment`, with CAMs.
 
     Raises:
         InputError: the run has no CAMs; names the command that makes them.
@@ -136,7 +136,7 @@ def explore_underfitting(experiment: Any) -> Explorer:
     """Return sliders for kappa and beta on a trained segmenter, notebook 05.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`, with the segmenter "pus".
+        experiment: the run, a `pmm.run.experiment.Experiment`, with the segmenter "pus".
 
     Raises:
         InputError: the run has no CAMs or no such segmenter; names the command that makes them.

@@ -12,7 +12,7 @@ from pmm.explore.charts import BLUE, GREY, VERMILION, Axes, Chart, Curve
 from pmm.explore.sample import Sample
 from pmm.explore.view import View, unwarned
 from pmm.figures.palette import palette
-from pmm.smoothing import MIN_EXPONENT, coefficient_of_variation, raise_cam, smoothing_exponent
+from pmm.method.smoothing import MIN_EXPONENT, coefficient_of_variation, raise_cam, smoothing_exponent
 
 BINS = 40
 PALE_BLUE = (170, 205, 230)
@@ -35,7 +35,7 @@ class SmoothingState:
     variant: str = "official"
 
     def parameters(self) -> dict[str, Any]:
-        """Return the setting under the names of `pmm.params.Params`."""
+        """Return the setting under the names of `pmm.run.params.Params`."""
         return {"s": self.s, "t": self.t, "variant": self.variant}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pmm.errors import InputError
 from pmm.explore.sample import Sample
-from pmm.training import EARLY
+from pmm.networks.training import EARLY
 
 KINDS = {
     "clamp, paper": ("clamp", "paper"),
@@ -17,7 +17,7 @@ KINDS = {
     "pow": ("pow", "paper"),
     "ignore": ("ignore", "paper"),
 }
-"""Name in the menu -> kind and variant of `pmm.losses`."""
+"""Name in the menu -> kind and variant of `pmm.method.losses`."""
 CHECKPOINTS = ("early", "late")
 POW_PIVOT = 1.0
 """L ** kappa damps losses above this and lifts those below, whatever the exponent."""
@@ -60,7 +60,7 @@ class UnderfittingState:
         return POW_PIVOT if self.kind == "pow" else self.kappa
 
     def parameters(self) -> dict[str, Any]:
-        """Return the setting under the names of `pmm.params.Params`."""
+        """Return the setting under the names of `pmm.run.params.Params`."""
         pus, variant = KINDS[self.kind]
         return {"pus": pus, "pus_variant": variant, "kappa": self.strength, "beta": self.beta}
 
@@ -79,7 +79,7 @@ def model_output(experiment: Any, sample: Sample, checkpoint: str, name: str = "
     """Return the loss map of a trained segmenter on a scene; remembered for each scene and checkpoint.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`.
+        experiment: the run, a `pmm.run.experiment.Experiment`.
         sample: one of its training scenes.
         checkpoint: "early" or "late".
         name: which segmenter.

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from pmm.artifacts import RunFolder
 from pmm.explore.canvas import to_png
 from pmm.figures.style import figure_html, keep
+from pmm.run.folder import RunFolder
 
 
 @dataclass(frozen=True, eq=False)

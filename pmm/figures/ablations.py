@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from pmm.ablations import differences
-from pmm.crf import DenseCRF
 from pmm.figures.masks import exact_panel
 from pmm.figures.palette import LINES, text_colour
 from pmm.figures.panels import Panel
 from pmm.figures.style import WIDTH, new_figure, spaced, styled, wrap
-from pmm.pseudo_mask import ppmg_steps
+from pmm.method.crf import DenseCRF
+from pmm.method.pseudo_mask import ppmg_steps
+from pmm.studies.ablations import differences
 
 Table = tuple[Sequence[Any], Sequence[Any], np.ndarray]
 MARK = "#D55E00"
@@ -146,7 +146,7 @@ def gains_figure(results: Mapping[str, Any], titles: Sequence[str] | None = None
     """Draw what each loss gains over cross-entropy on the same masks and seeds, one colour a kind of masks.
 
     Args:
-        results: as `pmm.ablations.run_grid` returned.
+        results: as `pmm.studies.ablations.run_grid` returned.
         titles: lines to draw; None draws all.
     """
     found = [d for d in differences(results) if titles is None or d["title"] in titles]
@@ -204,7 +204,7 @@ def story_panels(experiment: Any, image_id: str, alpha: float) -> list[Panel]:
     """Return one training scene with one thing changed at a time: the row for a slide.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`, whose CAMs are finished.
+        experiment: the run, a `pmm.run.experiment.Experiment`, whose CAMs are finished.
         image_id: of a training image.
         alpha: another background exponent.
     """

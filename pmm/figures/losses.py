@@ -15,7 +15,7 @@ from pmm.figures.masks import MARK_RGB, highlight
 from pmm.figures.palette import LINES, UNKNOWN
 from pmm.figures.panels import draw_image
 from pmm.figures.style import HEAT, WIDTH, new_figure, styled, wrap
-from pmm.losses import pus_clamp, pus_ignore, pus_pow
+from pmm.method.losses import pus_clamp, pus_ignore, pus_pow
 
 HARD_RGB = (0, 114, 178)
 """Blue: a doubted pixel whose label is right."""

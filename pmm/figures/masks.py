@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from pmm.figures.charts import draw_curves
 from pmm.figures.panels import Panel, add_legend, draw_image
 from pmm.figures.style import WIDTH, new_figure, spaced, styled, wrap
-from pmm.pseudo_mask import PpmgSteps, background_score, ppmg
-from pmm.smoothing import smooth_cam
+from pmm.method.pseudo_mask import PpmgSteps, background_score, ppmg
+from pmm.method.smoothing import smooth_cam
 
 MARK_RGB = (213, 94, 0)
 """Vermilion of Okabe and Ito: no class has it, so it always means "look here"."""
@@ -78,7 +78,7 @@ def compare_panels(experiment: Any, methods: Mapping[str, str], image_ids: Seque
     """Return a row of panels for each image: photograph, one pseudo-mask a method, exact mask if any.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`.
+        experiment: the run, a `pmm.run.experiment.Experiment`.
         methods: method -> title.
         image_ids: training images.
     """
@@ -94,7 +94,7 @@ def cyclic_panels(experiment: Any, teacher: str, masks: str, image_id: str) -> l
     """Return one image's row: photograph, training mask, prediction without and with the filter, truth.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`.
+        experiment: the run, a `pmm.run.experiment.Experiment`.
         teacher: name of a trained segmentation model.
         masks: what it learned from.
         image_id: a training image.
@@ -134,7 +134,7 @@ def ppmg_figure(
         image: (H, W, 3) uint8 RGB.
         cam: (C, H, W) float in [0, 1], the CAM X(n).
         class_ids: (C,) mask values of the channels.
-        steps: what `pmm.pseudo_mask.ppmg_steps` returned for them.
+        steps: what `pmm.method.pseudo_mask.ppmg_steps` returned for them.
         class_names: index is the mask value.
     """
     share = steps.foreground * steps.proportion
@@ -170,7 +170,7 @@ def sweep_figure(
     """Draw mIoU over a swept parameter, one curve a sweep.
 
     Args:
-        sweeps: dicts of `pmm.sweeps` that share one parameter.
+        sweeps: dicts of `pmm.studies.sweeps` that share one parameter.
         title: over the axes.
         marks: label -> value of a dashed vertical line, such as the run's own value.
     """
@@ -194,7 +194,7 @@ def story_panels(experiment: Any, image_id: str, model: str) -> list[Panel]:
     """Walk one training scene through all stages: image, CAM, smoothed CAM, pseudo-mask, prediction, exact mask.
 
     Args:
-        experiment: a `pmm.stages.Experiment` whose stages are finished.
+        experiment: a `pmm.run.experiment.Experiment` whose stages are finished.
         image_id: of a training image.
         model: name of a trained segmenter.
     """

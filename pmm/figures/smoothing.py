@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from pmm.figures.panels import Panel, draw_curves, draw_marks, heat_overlay
 from pmm.figures.style import new_figure, styled
-from pmm.smoothing import raise_cam, smoothing_exponent
+from pmm.method.smoothing import raise_cam, smoothing_exponent
 
 GAIN = 4
 

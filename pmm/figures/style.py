@@ -17,10 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pmm.artifacts import RunFolder, read_json, write_text
 from pmm.errors import InputError
 from pmm.figures.palette import LINES
-from pmm.files import whole_file
+from pmm.files import read_json, whole_file, write_text
+from pmm.run.folder import RunFolder
 
 WIDTH = 11.0
 """Inches; with DPI it makes 1,210 pixels, which a page or a slide shows at full width."""
@@ -56,6 +56,20 @@ styled = mpl.rc_context(STYLE)
 """Decorator of every plotting function: `@styled`. The reader's own rcParams stay as they are."""
 
 
+class CaptionedFigure(Figure):
+    """A figure that carries its caption and its alternative text to `show`."""
+
+    caption = ""
+    """One sentence under the figure."""
+    alt = ""
+    """What a reader who cannot see it needs to know."""
+
+    def say(self, caption: str, alt: str) -> CaptionedFigure:
+        """Set caption and alternative text, and return the figure."""
+        self.caption, self.alt = caption, alt
+        return self
+
+
 def new_figure(rows: int = 1, columns: int = 1, height: float = 4.2, width: float = WIDTH, **subplots: Any):
     """Make an empty figure outside pyplot, so that nothing shows it twice.
 
@@ -67,7 +81,7 @@ def new_figure(rows: int = 1, columns: int = 1, height: float = 4.2, width: floa
     Returns:
         The figure and its axes, always a (rows, columns) array.
     """
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = CaptionedFigure(figsize=(width, height), dpi=DPI, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.07)
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
@@ -115,6 +129,13 @@ def to_svg(figure: Figure) -> bytes:
 
 
 def show(
+    figure: CaptionedFigure, name: str | None = None, run: RunFolder | Path | None = None, svg: bool = False
+) -> None:
+    """Display a figure with its own caption and alternative text, and keep it; see `show_captioned`."""
+    show_captioned(figure, figure.caption, figure.alt, name, run, svg)
+
+
+def show_captioned(
     figure: Figure, caption: str, alt: str, name: str | None = None, run: RunFolder | Path | None = None,
     svg: bool = False,
 ) -> None:  # fmt: skip

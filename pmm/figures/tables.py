@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pmm.artifacts import RunFolder
-from pmm.report import shown
+from pmm.run.folder import RunFolder
+from pmm.run.report import shown
 
 CELL = 'style="text-align:left;padding:2px 12px 2px 0"'
 

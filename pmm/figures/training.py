@@ -57,7 +57,7 @@ def prediction_panels(experiment: Any, titles: Mapping[str, str], image_ids: Seq
     """Return a row of panels for each image: photograph, one prediction a model, exact mask if there is one.
 
     Args:
-        experiment: the run, a `pmm.stages.Experiment`.
+        experiment: the run, a `pmm.run.experiment.Experiment`.
         titles: name of a trained segmentation model -> title.
         image_ids: images to predict.
     """
@@ -105,7 +105,7 @@ def ablation_figure(results: Mapping[str, Any], live: Mapping[str, float] | None
     """Draw the mean and the spread of every setting, its single seeds, and this run's own numbers.
 
     Args:
-        results: what `pmm.ablations.load_results` returned.
+        results: what `pmm.studies.ablations.load_results` returned.
         live: label -> val mIoU of this run as a fraction, drawn as extra lines at the top.
     """
     rows, live = results["rows"], dict(live or {})

@@ -24,9 +24,10 @@ from recipe import RecipeCRF, blobs, one_thread, our_mask, photograph, recipe_ma
 from slider import slider_to_picture
 from where import where_time_goes
 
-from pmm.artifacts import environment, project_root, write_text
-from pmm.crf import DenseCRF
-from pmm.pseudo_mask import ppmg
+from pmm.files import write_text
+from pmm.method.crf import DenseCRF
+from pmm.method.pseudo_mask import ppmg
+from pmm.run.folder import environment, project_root
 
 SIZES = ((320, 240), (500, 375))
 ALL_CORES, ONE_THREAD = "all cores", "one thread"

@@ -116,7 +116,7 @@ def _numba_steps() -> Iterator[tuple[str, float]]:
     import numba  # noqa: F401
 
     yield "numba", 0
-    from pmm import lattice
+    from pmm.method import lattice
 
     lattice._find(np.full(16, -1, np.int32), np.empty((8, 2), np.int64), 1, 2)
     yield "the first function from numba's cache: numba's tables, LLVM's linker", 0

@@ -13,12 +13,13 @@ from measure import interleave, ratios, spread
 from recipe import photograph
 from torch.nn.functional import interpolate
 
-from pmm import cam_inference
-from pmm.cam import normalize_cam
-from pmm.cam_inference import cams_in_batches, multi_scale_cam, scaled_batch
 from pmm.data.transforms import Augmentation, augment
-from pmm.devices import keep_freed_memory, place, prepare_images
-from pmm.models import (
+from pmm.method.cam import normalize_cam
+from pmm.method.losses import PretendedUnderfittingLoss
+from pmm.networks import inference as cam_inference
+from pmm.networks.devices import keep_freed_memory, place, prepare_images
+from pmm.networks.inference import cams_in_batches, multi_scale_cam, scaled_batch
+from pmm.networks.models import (
     EMBEDDED_BACKBONE,
     CamClassifier,
     create_segmenter,
@@ -27,8 +28,8 @@ from pmm.models import (
     keep_statistics,
     load_imagenet,
 )
-from pmm.params import Params
-from pmm.segmentation import SegmentationLoss
+from pmm.networks.training import SegmentationLoss
+from pmm.run.params import Params
 from pmm.threads import map_images
 
 CPU = torch.device("cpu")
@@ -110,7 +111,7 @@ def _batches_of_cams(width: int, height: int, n_images: int, model: CamClassifie
 
 
 def _bfloat16_cam(model: CamClassifier, quick: bool) -> dict[str, Any]:
-    """Compare one image's CAM in float32 with bfloat16, whatever `pmm.devices.autocast` takes on a processor."""
+    """Compare one image's CAM in float32 with bfloat16, whatever `autocast` takes."""
     options = _cam_options() | ({"scales": [0.5]} if quick else {})
     cam = partial(multi_scale_cam, model, photograph(0, 256, 192), IDS, **options)
     exact, plain = cam(), _seconds(cam)
@@ -136,8 +137,10 @@ def training_rate(quick: bool) -> dict[str, Any]:
     keep_freed_memory()
     p = Params()
     model, (inputs, targets), load = _segmenter(p), *_batches(p)
-    doubting = {kind: SegmentationLoss(Params(pus=kind, beta=100.0, kappa=0.5)) for kind in ("clamp", "pow", "ignore")}
-    losses = {"ce": SegmentationLoss(Params(pus="none")), **doubting}
+    kinds = {"ce": "none", "clamp": "clamp", "pow": "pow", "ignore": "ignore"}
+    losses = {
+        name: SegmentationLoss(PretendedUnderfittingLoss(kind, 100.0, 0.5, "paper")) for name, kind in kinds.items()
+    }
 
     def step(loss: SegmentationLoss) -> None:
         loss(model, inputs, targets, 1.0)[0].backward()

@@ -114,8 +114,8 @@ def _batches(rows: list[dict[str, Any]]) -> str:
 def _half(found: dict[str, Any]) -> str:
     return (
         f"In bfloat16 one CAM takes {found['time over float32']:g} times as long on this processor and differs by up "
-        f"to {found['largest difference']:.2f}, so a processor keeps to float32. On a GPU `pmm.devices.autocast` "
-        "takes bfloat16 or float16; that was not measured here.\n"
+        f"to {found['largest difference']:.2f}, so a processor keeps to float32. On a GPU "
+        "`pmm.networks.devices.autocast` takes bfloat16 or float16; that was not measured here.\n"
     )
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pmm.crf import PPMG_CRF, DenseCRF
 from pmm.data.composition import compose_scene
-from pmm.pseudo_mask import ppmg
+from pmm.method.crf import PPMG_CRF, DenseCRF
+from pmm.method.pseudo_mask import ppmg
 from pmm.threads import limit_threads
 
 DEMO = {"s": 0.3, "alpha": 0.5, "t": 0.05}

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from recipe import blobs, photograph
 
-from pmm.artifacts import RunFolder
-from pmm.cam import save_cams
-from pmm.crf import CRFSettings
+from pmm.data.cam_files import save_cams
 from pmm.explore.panel import MasksPanel, SmoothingPanel
 from pmm.explore.shell import Explorer
-from pmm.params import Params
+from pmm.method.crf import CRFSettings
+from pmm.run.folder import RunFolder
+from pmm.run.params import Params
 
 CASES = [(1, (320, 240), 150), (3, (320, 240), 150), (1, (500, 375), 400), (3, (500, 375), 400)]
 SKIPPED = 3

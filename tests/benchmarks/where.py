@@ -11,11 +11,11 @@ import numpy as np
 from measure import interleave
 from recipe import DEMO, blobs, photograph
 
-from pmm import mean_field
-from pmm.crf import PPMG_CRF, _unary
-from pmm.lattice import STRIPES, build_lattice, stripes
-from pmm.mean_field import LatticeEngine
-from pmm.pseudo_mask import ppmg
+from pmm.method import mean_field
+from pmm.method.crf import PPMG_CRF, _unary
+from pmm.method.lattice import STRIPES, build_lattice, stripes
+from pmm.method.mean_field import LatticeEngine
+from pmm.method.pseudo_mask import ppmg
 from pmm.threads import limit_threads
 
 

@@ -1,0 +1,105 @@
+"""Class activation maps (CAMs) as arrays: normalise, check, save and load.
+
+A CAM says, for each class that is present in an image, how strongly each pixel supports that class. Between
+the stages it is a float32 array (C, H, W) in [0, 1], one channel per present class, at the image's size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pmm.errors import InputError
+
+MAX_CLASS_ID = 254
+"""Largest mask value a class may have: 0 is the background, 255 means unknown."""
+
+RANGE_TOLERANCE = 1e-6
+"""Interpolating a map in [0, 1] may overshoot by rounding; up to this much is clipped in silence."""
+
+
+def normalize_cam(cam: npt.ArrayLike) -> np.ndarray:
+    """Scale every channel of a CAM to [0, 1] by its own minimum and maximum (eq. 1).
+
+    Args:
+        cam: (C, H, W) real numbers of any range, e.g. raw class scores per pixel.
+
+    Returns:
+        (C, H, W) float32 in [0, 1]; a constant channel becomes zeros.
+
+    Raises:
+        InputError: `cam` is not a non-empty three-dimensional array of real numbers.
+        InputError: `cam` holds NaN or infinity.
+    """
+    # float64, so that max - min can neither overflow nor lose a small range beside a large offset
+    scores = _finite_maps(cam, "cam").astype(np.float64)
+    if not len(scores):
+        return scores.astype(np.float32)
+    low = scores.min(axis=(1, 2), keepdims=True)
+    extent = scores.max(axis=(1, 2), keepdims=True) - low
+    extent[extent == 0] = 1.0  # constant channel: 0 / 1
+    return ((scores - low) / extent).astype(np.float32)
+
+
+def check_cam(cam: npt.ArrayLike, name: str = "cam") -> np.ndarray:
+    """Check a normalised CAM and return it as float32.
+
+    Args:
+        cam: (C, H, W) floating point in [0, 1]; C may be 0, H and W at least 1.
+        name: how messages call the argument.
+
+    Returns:
+        (C, H, W) float32; a new array only where the type or the range had to change.
+
+    Raises:
+        InputError: wrong type or shape, NaN or infinity, a value outside [0, 1].
+    """
+    maps = _finite_maps(cam, name)
+    if not np.issubdtype(maps.dtype, np.floating):
+        raise InputError(f"{name}: floating-point values in [0, 1] expected, got {maps.dtype}; normalize_cam it")
+    maps = maps.astype(np.float32, copy=False)
+    if not maps.size:
+        return maps
+    low, high = float(maps.min()), float(maps.max())
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        raise InputError(f"{name}: values lie in [{low:g}, {high:g}], [0, 1] expected; apply normalize_cam first")
+    return maps if low >= 0 and high <= 1 else np.clip(maps, 0, 1)
+
+
+def check_class_ids(class_ids: npt.ArrayLike, n_channels: int) -> np.ndarray:
+    """Check that the class ids fit a CAM with `n_channels` channels.
+
+    Args:
+        class_ids: (C,) integers, each in 1..254, unique.
+        n_channels: C of the CAM.
+
+    Returns:
+        (C,) int64.
+
+    Raises:
+        InputError: not a list of integers, wrong length, out of range, or duplicates.
+    """
+    ids = np.asarray(class_ids)
+    if ids.size == 0:
+        ids = ids.reshape(-1).astype(np.int64)  # an empty list arrives as float64
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise InputError(f"class_ids: a flat list of integers expected, got shape {ids.shape} of {ids.dtype}")
+    if len(ids) != n_channels:
+        raise InputError(f"class_ids: {len(ids)} ids for a CAM of {n_channels} channels; give one id per channel")
+    outside = ids[(ids < 1) | (ids > MAX_CLASS_ID)]
+    if outside.size:
+        raise InputError(f"class_ids: {outside[0]} is outside 1..{MAX_CLASS_ID} (0 is background, 255 is unknown)")
+    if len(np.unique(ids)) != len(ids):
+        raise InputError(f"class_ids: {ids.tolist()} names a class twice; give each class one channel")
+    return ids.astype(np.int64)
+
+
+def _finite_maps(cam: npt.ArrayLike, name: str) -> np.ndarray:
+    maps = np.asarray(cam)
+    if maps.dtype.kind not in "fiu":
+        raise InputError(f"{name}: an array of real numbers expected, got {maps.dtype}")
+    if maps.ndim != 3 or 0 in maps.shape[1:]:
+        raise InputError(f"{name}: shape (C, H, W) with H, W >= 1 expected, got {maps.shape}")
+    if not np.isfinite(maps).all():
+        raise InputError(f"{name}: holds NaN or infinity; check the model or file that made it")
+    return maps

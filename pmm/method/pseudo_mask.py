@@ -1,0 +1,282 @@
+"""Pseudo-masks from class activation maps: the baselines and Proportional Pseudo-mask Generation (PPMG).
+
+A pseudo-mask is (H, W) uint8: 0 is the background, any other value is one of the image's class ids.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pmm.errors import InputError
+from pmm.method import smoothing
+from pmm.method.cam import check_cam, check_class_ids
+from pmm.method.crf import JOINT_CRF, PPMG_CRF, CRFSettings, DenseCRF, check_image
+
+CRFChoice = CRFSettings | DenseCRF | None
+"""None: this method's settings in the released code. A DenseCRF must have been built for the same image."""
+
+
+@dataclass(frozen=True)
+class PpmgSteps:
+    """Everything PPMG computes on its way to the mask, in the order of Algorithm 1."""
+
+    c_v: np.ndarray
+    """(C,) float32, coefficient of variation (eq. 5)."""
+    exponent: np.ndarray
+    """(C,) float32 > 0, the exponent 1 - s * c_v, floored (eq. 6)."""
+    smoothed: np.ndarray
+    """(C, H, W) float32 in [0, 1], the smoothed CAM X(s) (eq. 6)."""
+    background: np.ndarray
+    """(C, H, W) float32 in [0, 1], each class's background score (1 - X(s)) ** alpha."""
+    posterior: np.ndarray
+    """(C, H, W) float32 in [0, 1], foreground posterior of each class's binary CRF."""
+    foreground: np.ndarray
+    """(C, H, W) bool, the binary mask X(m): posterior > 0.5."""
+    proportion: np.ndarray
+    """(C, H, W) float32 >= 0, each pixel's share of its class's activation (eq. 8)."""
+    mask: np.ndarray
+    """(H, W) uint8, the pseudo-mask."""
+
+
+def background_score(cam: npt.ArrayLike, alpha: float) -> np.ndarray:
+    """Score the background high where every class is weak: (1 - max_c X(n)) ** alpha (eq. 2).
+
+    Args:
+        cam: (C, H, W) floating point in [0, 1].
+        alpha: > 0; the larger, the less background.
+
+    Returns:
+        (H, W) float32 in [0, 1]; all 1 where C is 0.
+
+    Raises:
+        InputError: `cam` is no normalised CAM, or `alpha` is not positive.
+    """
+    maps, alpha = check_cam(cam), _check_alpha(alpha)
+    return (1 - maps.max(axis=0, initial=0)) ** np.float32(alpha)
+
+
+def threshold_pseudo_mask(cam: npt.ArrayLike, class_ids: npt.ArrayLike, threshold: float) -> np.ndarray:
+    """Take the strongest class where it exceeds a fixed threshold: the plain CAM baseline.
+
+    Args:
+        cam: (C, H, W) floating point in [0, 1].
+        class_ids: (C,) mask values of the channels, in 1..254.
+        threshold: constant background score in [0, 1]; a pixel equal to it stays background.
+
+    Returns:
+        (H, W) uint8 pseudo-mask; the first channel wins a tie between classes.
+
+    Raises:
+        InputError: an argument is not as described above.
+    """
+    maps = check_cam(cam)
+    ids = check_class_ids(class_ids, len(maps))
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold: {threshold} is outside [0, 1]")
+    return _strongest(np.full(maps.shape[1:], threshold, np.float32), maps, ids)
+
+
+def crf_pseudo_mask(
+    image: npt.ArrayLike,
+    cam: npt.ArrayLike,
+    class_ids: npt.ArrayLike,
+    *,
+    alpha: float,
+    crf: CRFChoice = None,
+) -> np.ndarray:
+    """Refine all classes and the background in one joint CRF: the baseline of section 2.1 (eq. 3-4).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        cam: (C, H, W) floating point in [0, 1], at the image's size.
+        class_ids: (C,) mask values of the channels, in 1..254.
+        alpha: > 0, power of the background score (eq. 2); the released code uses 24 here.
+        crf: settings, or the CRF of this image; None takes JOINT_CRF.
+
+    Returns:
+        (H, W) uint8 pseudo-mask; all background where C is 0.
+
+    Raises:
+        InputError: an argument is not as described above, or the sizes differ.
+        MissingDependency: the CRF's engine is pydensecrf, and it is not installed.
+    """
+    pixels, maps, ids = _check_inputs(image, cam, class_ids)
+    background = background_score(maps, alpha)
+    if not len(ids):
+        return np.zeros(pixels.shape[:2], np.uint8)
+    posterior = _crf_for(pixels, crf, JOINT_CRF).posterior(np.concatenate([background[None], maps]))
+    return _strongest(posterior[0], posterior[1:], ids)
+
+
+def proportion(cam: npt.ArrayLike, mask: npt.ArrayLike, variant: str = "official") -> np.ndarray:
+    """Divide a CAM by its class's total inside the class's mask, so that large objects do not win (eq. 8).
+
+    Args:
+        cam: (C, H, W) floating point in [0, 1], the unsmoothed CAM X(n).
+        mask: (C, H, W) bool, each class's binary mask X(m).
+        variant: "paper" divides by the sum of X(n) * X(m), "official" by 1 + that sum.
+
+    Returns:
+        (C, H, W) float32 >= 0; zeros for a channel whose total (paper) is 0.
+
+    Raises:
+        InputError: `cam` is no normalised CAM, `mask` is not bool of the same shape, or `variant` is unknown.
+    """
+    maps, region = check_cam(cam), np.asarray(mask)
+    if region.dtype != bool or region.shape != maps.shape:
+        raise InputError(f"mask: bool of shape {maps.shape} expected, got {region.dtype} of {region.shape}")
+    offset = 1.0 if smoothing.check_variant(variant) == "official" else 0.0
+    total = np.sum(maps, axis=(1, 2), where=region, dtype=np.float64, keepdims=True) + offset
+    return np.divide(maps, total, out=np.zeros(maps.shape, np.float32), where=total > 0)
+
+
+def ppmg(
+    image: npt.ArrayLike,
+    cam: npt.ArrayLike,
+    class_ids: npt.ArrayLike,
+    *,
+    s: float,
+    alpha: float,
+    t: float,
+    variant: str = "official",
+    crf: CRFChoice = None,
+) -> np.ndarray:
+    """Make a pseudo-mask by Proportional Pseudo-mask Generation (Algorithm 1).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        cam: (C, H, W) floating point in [0, 1], at the image's size.
+        class_ids: (C,) mask values of the channels, in 1..254.
+        s: smoothing strength, >= 0; 0.3 in the released code.
+        alpha: > 0, power of each class's background score; 11 in the released code.
+        t: foreground threshold of the CAM in [0, 1); 0.05 in the released code.
+        variant: "official" as the released code, "paper" as the equations.
+        crf: settings, or the CRF of this image; None takes PPMG_CRF.
+
+    Returns:
+        (H, W) uint8 pseudo-mask. Background where no class fires or where every class that fires has a CAM of
+        0; the first channel wins a tie.
+
+    Raises:
+        InputError: an argument is not as described above, or the sizes differ.
+        MissingDependency: the CRF's engine is pydensecrf, and it is not installed.
+    """
+    return ppmg_steps(image, cam, class_ids, s=s, alpha=alpha, t=t, variant=variant, crf=crf).mask
+
+
+def ppmg_steps(
+    image: npt.ArrayLike,
+    cam: npt.ArrayLike,
+    class_ids: npt.ArrayLike,
+    *,
+    s: float,
+    alpha: float,
+    t: float,
+    variant: str = "official",
+    crf: CRFChoice = None,
+) -> PpmgSteps:
+    """Run PPMG (Algorithm 1) and keep every intermediate map; for figures and for teaching.
+
+    Args:
+        image, cam, class_ids, s, alpha, t, variant, crf: as in `ppmg`.
+
+    Returns:
+        The steps in order; `.mask` is what `ppmg` returns.
+
+    Raises:
+        InputError: as `ppmg`.
+        MissingDependency: as `ppmg`.
+    """
+    pixels, maps, ids = _check_inputs(image, cam, class_ids)
+    alpha = _check_alpha(alpha)
+    c_v = smoothing.coefficient_of_variation(maps, t)
+    exponent = smoothing.smoothing_exponent(c_v, s, class_ids=ids.tolist())
+    smoothed = smoothing.raise_cam(maps, exponent, t, variant)
+    background = (1 - smoothed) ** np.float32(alpha)  # eq. 2 for each class alone
+    posterior = smoothed  # of no class
+    if len(ids):
+        posterior = _crf_for(pixels, crf, PPMG_CRF).foreground_posterior(smoothed, background)
+    foreground = posterior > 0.5
+    share = proportion(maps, foreground, variant)
+    mask = _strongest(np.zeros(pixels.shape[:2], np.float32), foreground * share, ids)
+    return PpmgSteps(c_v, exponent, smoothed, background, posterior, foreground, share, mask)
+
+
+def _strongest(background: np.ndarray, scores: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Class id of the largest score at each pixel; background (0) first, so that it wins ties."""
+    winner = np.concatenate([background[None], scores]).argmax(axis=0)
+    return np.concatenate([[0], ids]).astype(np.uint8)[winner]
+
+
+def _check_inputs(
+    image: npt.ArrayLike, cam: npt.ArrayLike, class_ids: npt.ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    pixels, maps = check_image(image), check_cam(cam)
+    if maps.shape[1:] != pixels.shape[:2]:
+        raise InputError(f"cam: size {maps.shape[1:]} differs from the image's {pixels.shape[:2]}; resize the CAM")
+    return pixels, maps, check_class_ids(class_ids, len(maps))
+
+
+def _check_alpha(alpha: float) -> float:
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise InputError(f"alpha: {alpha} is not a finite number > 0; the released code uses 11")
+    return float(alpha)
+
+
+def _crf_for(image: np.ndarray, crf: CRFChoice, default: CRFSettings) -> DenseCRF:
+    if not isinstance(crf, DenseCRF):
+        if crf is not None and not isinstance(crf, CRFSettings):
+            raise InputError(f"crf: None, CRFSettings or DenseCRF expected, got {type(crf).__name__}")
+        return DenseCRF(image, crf or default)
+    if crf.size != image.shape[:2]:
+        raise InputError(f"crf: built for size {crf.size}, the image has {image.shape[:2]}; build it for this image")
+    return crf
+
+
+def allow_classes(probabilities: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
+    """Set all classes but the background and the given ones to zero, as the image's labels allow.
+
+    Args:
+        probabilities: (K,H,W) float32 in [0,1], background first.
+        class_ids: mask values 1..K-1 that stay.
+
+    Returns:
+        (K,H,W) float32 copy.
+
+    Raises:
+        InputError: a class id is no channel.
+    """
+    wrong = [int(i) for i in class_ids if not 1 <= i < len(probabilities)]
+    if wrong:
+        raise InputError(f"class_ids: {wrong[0]} is no class of a model with {len(probabilities) - 1} classes")
+    allowed = np.zeros(len(probabilities), dtype=bool)
+    allowed[[0, *class_ids]] = True
+    return np.where(allowed[:, None, None], probabilities, np.float32(0))
+
+
+def cyclic_pseudo_mask(
+    probabilities: np.ndarray, class_ids: Sequence[int] | None = None, crf: DenseCRF | None = None
+) -> np.ndarray:
+    """Turn a model's class probabilities of a training image into its next pseudo-mask.
+
+    Args:
+        probabilities: (K,H,W) float32 in [0,1], background first.
+        class_ids: the image's labels, the only classes allowed; None allows all, as the released code does.
+        crf: joint CRF of the image, with which to refine the probabilities; None takes them as they are.
+
+    Returns:
+        (H,W) uint8 mask.
+
+    Raises:
+        InputError: a class id is no channel, or the CRF is of another image.
+    """
+    if class_ids is not None:
+        probabilities = allow_classes(probabilities, class_ids)
+    if crf is not None:
+        probabilities = crf.posterior(probabilities)
+    return probabilities.argmax(0).astype(np.uint8)

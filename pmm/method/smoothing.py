@@ -1,0 +1,154 @@
+"""Coefficient of Variation Smoothing (CVS): lift the weak parts of an uneven class activation map.
+
+A CAM that lights up only the most telling part of an object (a dog's head) has a high coefficient of
+variation c_v over its foreground; raising it to the power 1 - s * c_v < 1 pulls the weak pixels up, the more
+the less even the map was.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pmm.errors import InputError
+from pmm.method.cam import check_cam
+
+VARIANTS = ("paper", "official")
+"""paper: the equations as printed. official: what the authors' released code computes."""
+
+MIN_EXPONENT = 0.01
+"""Floor of the exponent 1 - s * c_v: at 0 the map would be flat, below 0 inverted, with 0 -> inf."""
+
+
+def coefficient_of_variation(cam: npt.ArrayLike, t: float) -> np.ndarray:
+    """Measure how uneven each channel's foreground is: c_v = sqrt(D) / E (eq. 5).
+
+    D and E are the population variance and the mean of the foreground X(f) = {x in X(n), x > t}.
+
+    Args:
+        cam: (C, H, W) floating point in [0, 1], a normalised CAM X(n).
+        t: foreground threshold in [0, 1), 0.05 in the released code.
+
+    Returns:
+        (C,) float32, >= 0; 0 for a channel without foreground.
+
+    Raises:
+        InputError: `cam` is no normalised CAM.
+        InputError: `t` is outside [0, 1).
+    """
+    maps, t = check_cam(cam), _check_t(t)
+    return np.array([_channel_variation(channel[channel > t]) for channel in maps], dtype=np.float32)
+
+
+def smoothing_exponent(
+    c_v: npt.ArrayLike, s: float, *, class_ids: Sequence[int] | None = None, strict: bool = False
+) -> np.ndarray:
+    """Turn c_v into the exponent of eq. 6, 1 - s * c_v, kept at MIN_EXPONENT or above.
+
+    Args:
+        c_v: (C,) coefficients of variation, >= 0.
+        s: smoothing strength, >= 0; 0 leaves the map unsmoothed.
+        class_ids: (C,) ids by which a warning names the channels; None names them by position.
+        strict: raise where the floor would be needed, instead of warning.
+
+    Returns:
+        (C,) float32 in [MIN_EXPONENT, 1].
+
+    Raises:
+        InputError: `s` is negative or not finite.
+        InputError: `strict` and 1 - s * c_v is below MIN_EXPONENT for a channel.
+
+    Warns:
+        RuntimeWarning: 1 - s * c_v was below MIN_EXPONENT; names class, c_v, s and exponent.
+    """
+    if not (math.isfinite(s) and s >= 0):
+        raise InputError(f"s: {s} is not a finite number >= 0; the released code uses 0.3")
+    variation = np.asarray(c_v, dtype=np.float64)
+    exponent = 1.0 - s * variation
+    low = np.flatnonzero(exponent < MIN_EXPONENT)
+    if low.size:
+        label = [f"channel {i}" if class_ids is None else f"class {class_ids[i]}" for i in low]
+        found = "; ".join(
+            f"{name}: c_v {variation[i]:.3f}, exponent {exponent[i]:.3f}" for name, i in zip(label, low, strict=True)
+        )
+        message = f"s: {s:g} is too large for this image, 1 - s * c_v must be at least {MIN_EXPONENT} ({found})"
+        if strict:
+            raise InputError(f"{message}; lower s")
+        warnings.warn(f"{message}; continuing with {MIN_EXPONENT}", RuntimeWarning, stacklevel=3)
+    return np.maximum(exponent, MIN_EXPONENT).astype(np.float32)
+
+
+def raise_cam(cam: npt.ArrayLike, exponent: npt.ArrayLike, t: float, variant: str = "official") -> np.ndarray:
+    """Raise each channel to its exponent: X(s) = X(n) ** exponent (the power of eq. 6).
+
+    Args:
+        cam: (C, H, W) floating point in [0, 1], a normalised CAM X(n).
+        exponent: (C,) positive exponents, from `smoothing_exponent`.
+        t: foreground threshold in [0, 1).
+        variant: "official" sets pixels below t to 0 first; "paper" raises every pixel.
+
+    Returns:
+        (C, H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: `cam` is no normalised CAM, or `t` or `variant` is not one of the above.
+    """
+    maps, t, variant = check_cam(cam), _check_t(t), check_variant(variant)
+    if variant == "official":
+        maps = np.where(maps < t, np.float32(0), maps)
+    return np.power(maps, np.asarray(exponent, dtype=np.float32)[:, None, None])
+
+
+def smooth_cam(
+    cam: npt.ArrayLike,
+    s: float,
+    t: float,
+    variant: str = "official",
+    *,
+    class_ids: Sequence[int] | None = None,
+    strict: bool = False,
+) -> np.ndarray:
+    """Smooth a CAM by its own coefficient of variation: X(s) = X(n) ** (1 - s * c_v) (eq. 6).
+
+    Args:
+        cam: (C, H, W) floating point in [0, 1], a normalised CAM X(n).
+        s: smoothing strength, >= 0; 0 leaves the (thresholded) map as it is.
+        t: foreground threshold in [0, 1), for c_v and, in the official variant, for the map.
+        variant: "official" sets pixels below t to 0 first; "paper" raises every pixel.
+        class_ids: (C,) ids by which a warning names the channels.
+        strict: raise where 1 - s * c_v is too small, instead of warning and flooring it.
+
+    Returns:
+        (C, H, W) float32 in [0, 1], never below the CAM except where it was set to 0.
+
+    Raises:
+        InputError: an argument is not as described above.
+        InputError: `strict` and 1 - s * c_v is below MIN_EXPONENT for a channel.
+    """
+    exponent = smoothing_exponent(coefficient_of_variation(cam, t), s, class_ids=class_ids, strict=strict)
+    return raise_cam(cam, exponent, t, variant)
+
+
+def check_variant(variant: str) -> str:
+    """Return `variant` if it is "paper" or "official", raise InputError otherwise."""
+    if variant not in VARIANTS:
+        raise InputError(f"variant: {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
+    return variant
+
+
+def _channel_variation(foreground: np.ndarray) -> float:
+    if not foreground.size:
+        return 0.0
+    # float32 sums over a large image lose digits
+    values = foreground.astype(np.float64)
+    return float(values.std() / values.mean())
+
+
+def _check_t(t: float) -> float:
+    if not 0 <= t < 1:  # also refuses NaN
+        raise InputError(f"t: {t} is outside [0, 1); the released code uses 0.05")
+    return float(t)

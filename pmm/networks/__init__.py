@@ -1,0 +1,1 @@
+"""Backbones, the CAM classifier, the segmentation model, the one training loop, inference, devices."""

@@ -1,0 +1,273 @@
+"""What the trained networks say of whole images, over several scales and mirror images.
+
+The classifier gives class activation maps; the segmentation model gives class probabilities and per-pixel losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pmm.method.cam import normalize_cam
+from pmm.method.losses import PIXEL_LOSSES
+from pmm.networks.devices import autocast, prepare_images
+from pmm.networks.models import CamClassifier
+from pmm.networks.training import with_background_margin
+from pmm.threads import available_threads, one_thread_each
+
+Statistics = tuple[list[float], list[float]]
+"""Mean and standard deviation of a model's input, a value a channel, for pixels in [0,1]."""
+
+GPU_BATCH = 16
+"""Images of one size in a pass on a GPU, unless told. On a processor an image a thread is faster: docs/speed.md."""
+
+K = TypeVar("K")
+S = TypeVar("S", bound=Hashable)
+
+
+@torch.inference_mode()
+def multi_scale_cam(
+    model: CamClassifier,
+    image: np.ndarray,
+    class_ids: Sequence[int],
+    *,
+    scales: Sequence[float],
+    flip: bool,
+    statistics: Statistics,
+) -> np.ndarray:
+    """Sum the rectified class maps over scales and mirror images, then normalise each (eq. 1).
+
+    Args:
+        model: in evaluation mode, on its device.
+        image: (H,W,3) uint8.
+        class_ids: (C,) mask values 1..n of the classes present; the model's channel is one less.
+        scales: factors on height and width.
+        flip: add the mirrored image's maps, mirrored back.
+        statistics: mean and standard deviation of the model's input.
+
+    Returns:
+        (C,H,W) float32 in [0,1].
+    """
+    if not len(class_ids):
+        return np.zeros((0, *image.shape[:2]), dtype=np.float32)
+    pictures = scaled_pictures(image, scales)
+    return normalize_cam(_summed_maps(model, [pictures], [class_ids], image.shape[:2], flip, statistics)[0])
+
+
+def cam_batch_size(asked: int, device: torch.device) -> int:
+    """Return how many images of one size share a pass: what is asked for; for 0, `GPU_BATCH`, on a processor 1."""
+    return asked or (1 if device.type == "cpu" else GPU_BATCH)
+
+
+def equal_sizes(keys: Sequence[K], sizes: Sequence[S], batch_size: int) -> list[list[K]]:
+    """Cut keys into batches of one size each, in the order of each batch's first key.
+
+    Args:
+        keys: of the images, in order.
+        sizes: of the same images; equal ones may share a batch.
+        batch_size: >= 1, the most images in a batch.
+
+    Returns:
+        Batches that hold every key once; a batch keeps the order of its keys.
+    """
+    batches: list[list[K]] = []
+    open_batch: dict[S, list[K]] = {}
+    for key, size in zip(keys, sizes, strict=True):
+        if len(open_batch.get(size, ())) % batch_size == 0:  # none yet, or full
+            batches.append([])
+            open_batch[size] = batches[-1]
+        open_batch[size].append(key)
+    return batches
+
+
+def cams_in_batches(
+    model: CamClassifier,
+    batches: Sequence[Sequence[K]],
+    load: Callable[[K], tuple[np.ndarray, Sequence[int]]],
+    save: Callable[[K, Sequence[int], np.ndarray], None],
+    *,
+    scales: Sequence[float],
+    flip: bool,
+    statistics: Statistics,
+) -> Iterator[K]:
+    """Compute CAMs, a pass a scale for a whole batch; threads load the next batch and save the last one meanwhile.
+
+    Args:
+        model: in evaluation mode, on its device.
+        batches: keys of images of one size, see `equal_sizes`.
+        load: key -> (image (H,W,3) uint8, class_ids); called from several threads.
+        save: called with key, class_ids and CAM (C,H,W) float32 in [0,1], from several threads.
+        scales, flip, statistics: as in `multi_scale_cam`, whose CAMs these are, up to rounding.
+
+    Yields:
+        The keys, in order, each when its CAM is saved.
+
+    Raises:
+        Exception: what `load` or `save` raises; later batches are not begun; the one under way may be lost.
+    """
+    saving: list[Future[K]] = []
+    with one_thread_each(available_threads()) as pool:
+        for batch, loaded in _ahead(pool, partial(_prepare, load, scales), batches):
+            pictures, ids, sizes = zip(*loaded, strict=True)
+            totals = _summed_maps(model, pictures, ids, sizes[0], flip, statistics)
+            yield from (future.result() for future in saving)
+            saving = [pool.submit(_finish, save, *each) for each in zip(batch, ids, totals, strict=True)]
+        yield from (future.result() for future in saving)
+
+
+def _prepare(
+    load: Callable[[K], tuple[np.ndarray, Sequence[int]]], scales: Sequence[float], key: K
+) -> tuple[list[Tensor], Sequence[int], tuple[int, int]]:
+    """Load one image at all its scales."""
+    image, class_ids = load(key)
+    return scaled_pictures(image, scales), class_ids, image.shape[:2]
+
+
+def _finish(save: Callable[[K, Sequence[int], np.ndarray], None], key: K, ids: Sequence[int], total: np.ndarray) -> K:
+    """Normalise and save one image's CAM."""
+    save(key, ids, normalize_cam(total))
+    return key
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable, batches: Sequence[Sequence[K]]) -> Iterator[tuple]:
+    """Yield each batch with the results of its keys; the next batch is under way already."""
+    coming = [pool.submit(work, key) for key in batches[0]] if batches else []
+    for i, batch in enumerate(batches):
+        loaded = [future.result() for future in coming]
+        coming = [pool.submit(work, key) for key in batches[i + 1]] if i + 1 < len(batches) else []
+        yield batch, loaded
+
+
+@torch.inference_mode()
+def _summed_maps(
+    model: CamClassifier,
+    pictures: Sequence[Sequence[Tensor]],
+    class_ids: Sequence[Sequence[int]],
+    size: tuple[int, int],
+    flip: bool,
+    statistics: Statistics,
+) -> list[np.ndarray]:
+    """Sum the maps of images of one size, each given at all scales: for each image (C,H,W) float32 >= 0."""
+    device = next(model.parameters()).device
+    channels = [torch.as_tensor([i - 1 for i in ids], dtype=torch.long, device=device) for ids in class_ids]
+    totals = [torch.zeros(len(ids), *size, device=device) for ids in class_ids]
+    with autocast(device):
+        for at_scale in zip(*pictures, strict=True):
+            maps = model.maps(mirrored_batch(torch.cat(at_scale), flip, statistics, device))
+            for i, (total, wanted) in enumerate(zip(totals, channels, strict=True)):
+                if len(wanted):
+                    own = unflip(maps[i :: len(totals)][:, wanted].float(), flip).clamp(min=0)
+                    total += F.interpolate(own, size, mode="bilinear", align_corners=False).sum(0)
+    return [total.cpu().numpy() for total in totals]
+
+
+def scaled_pictures(image: np.ndarray, scales: Sequence[float]) -> list[Tensor]:
+    """Resize (H,W,3) uint8 to each scale, at least 32 pixels a side: (1,3,h,w), whole numbers in [0,255]."""
+    picture = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+    return [_resized(picture, scale) for scale in scales]
+
+
+def scaled_batch(picture: Tensor, scale: float, flip: bool, statistics: Statistics, device: torch.device) -> Tensor:
+    """Resize (1,3,H,W) uint8 and add its mirror image: (1 or 2,3,h,w) float32, normalised."""
+    return mirrored_batch(_resized(picture, scale), flip, statistics, device)
+
+
+def mirrored_batch(pictures: Tensor, flip: bool, statistics: Statistics, device: torch.device) -> Tensor:
+    """Add the mirror images of (N,3,h,w) behind them: (N or 2N,3,h,w) float32, normalised, on the device."""
+    return prepare_images(torch.cat([pictures, pictures.flip(-1)]) if flip else pictures, *statistics, device)
+
+
+def unflip(maps: Tensor, flip: bool) -> Tensor:
+    """Mirror the second of two maps back."""
+    return torch.stack([maps[0], maps[1].flip(-1)]) if flip else maps
+
+
+def _resized(picture: Tensor, scale: float) -> Tensor:
+    if scale == 1:
+        return picture
+    size = [max(32, round(side * scale)) for side in picture.shape[2:]]
+    resized = F.interpolate(picture.float(), size, mode="bilinear", align_corners=False, antialias=scale < 1)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+
+DIVISOR = 32
+"""Image sides are padded to a multiple of this, as the decoders need."""
+
+
+def padded_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Run the model on images (N,3,H,W) of any size, padded by reflection at the right and the bottom."""
+    height, width = images.shape[2:]
+    pad = (-width % DIVISOR, -height % DIVISOR)
+    mode = "reflect" if pad[0] < width and pad[1] < height else "replicate"
+    padded = F.pad(images, (0, pad[0], 0, pad[1]), mode=mode).contiguous(memory_format=torch.channels_last)
+    return model(padded)[:, :, :height, :width].float()
+
+
+@torch.inference_mode()
+def class_probabilities(
+    model: nn.Module,
+    image: np.ndarray,
+    *,
+    scales: Sequence[float],
+    flip: bool,
+    statistics: tuple[list[float], list[float]],
+) -> np.ndarray:
+    """Average the softmax over scales and mirror images.
+
+    Args:
+        model: in evaluation mode, on its device.
+        image: (H,W,3) uint8.
+        scales: factors on height and width.
+        flip: add the mirror image.
+        statistics: mean and standard deviation of the model's input.
+
+    Returns:
+        (K,H,W) float32, sums to 1 over the classes.
+    """
+    device = next(model.parameters()).device
+    picture = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+    total: Tensor | float = 0.0
+    with autocast(device):
+        for scale in scales:
+            logits = unflip(padded_logits(model, scaled_batch(picture, scale, flip, statistics, device)), flip)
+            logits = F.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)
+            total = total + logits.softmax(1).mean(0)
+    return (total / len(scales)).cpu().numpy()
+
+
+@torch.inference_mode()
+def pixel_loss_map(
+    model: nn.Module,
+    image: np.ndarray,
+    mask: np.ndarray,
+    *,
+    pixel_loss: str,
+    background_margin: float,
+    statistics: tuple[list[float], list[float]],
+) -> np.ndarray:
+    """Compute the per-pixel loss L of eq. 10 of one whole image against a mask.
+
+    Args:
+        model: in evaluation mode, on its device.
+        image: (H,W,3) uint8.
+        mask: (H,W) uint8 labels, 255 is ignored.
+        pixel_loss: `ce` or `bce`.
+        background_margin: as in training, see `with_background_margin`.
+        statistics: mean and standard deviation of the model's input.
+
+    Returns:
+        (H,W) float32, 0 where ignored.
+    """
+    device = next(model.parameters()).device
+    picture = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+    logits = padded_logits(model, scaled_batch(picture, 1, False, statistics, device))
+    logits = with_background_margin(logits, background_margin)
+    target = torch.from_numpy(mask.astype(np.int64))[None].to(device)
+    return PIXEL_LOSSES[pixel_loss](logits, target, 255)[0].cpu().numpy()

@@ -1,0 +1,356 @@
+"""One training loop for the classifier and the segmentation model: batches, schedule, checkpoints, log, progress.
+
+Batches depend on the seed and the epoch alone, and each epoch ends with a checkpoint, so an interrupted
+training goes on at the next epoch as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from pmm.errors import InputError
+from pmm.files import whole_file, write_text
+from pmm.method.losses import PretendedUnderfittingLoss
+from pmm.networks.devices import autocast, prepare_images, seeded
+from pmm.networks.models import keep_statistics, read_weights
+from pmm.threads import one_thread_each
+
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "weights.pt"
+EARLY = "early.pt"
+"""The weights after a quarter of the epochs: a look back at what the model doubted when it knew little."""
+EARLY_SHARE = 4
+LOG = "log.csv"
+POLY_POWER = 0.9
+
+LossFunction = Callable[[nn.Module, Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
+"""(model, images, targets, progress 0..1) -> loss, and named values of the step for the log."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a training runs; see `pmm.run.params` for the meaning of the values."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    head_lr: float
+    weight_decay: float
+    optimizer: str = "adamw"
+    schedule: str = "onecycle"
+    seed: int = 0
+    loader_workers: int = 0
+
+
+def fit(
+    model: nn.Module,
+    images: TrainingImages,
+    loss_function: LossFunction,
+    settings: TrainingSettings,
+    folder: Path,
+    *,
+    backbone: nn.Module,
+    head: Sequence[nn.Module],
+    statistics: tuple[list[float], list[float]],
+    title: str,
+) -> None:
+    """Train a model in place; leave `weights.pt`, `early.pt` and `log.csv` in the folder.
+
+    Args:
+        model: on its device already.
+        images: what it learns from.
+        loss_function: see `LossFunction`.
+        settings: epochs, batch size, learning rates.
+        folder: a `checkpoint.pt` in it is resumed and removed at the end.
+        backbone: part of the model whose batch norms keep ImageNet's statistics.
+        head: modules that learn at `lr * head_lr`, all others at `lr`.
+        statistics: mean and standard deviation of the model's input.
+        title: of the progress bar.
+
+    Raises:
+        InputError: the loss is not finite, or the checkpoint is broken.
+    """
+    steps = len(EpochBatches(len(images), settings.batch_size, range(1), settings.seed))
+    total = settings.epochs * steps
+    optimizer = build_optimizer(model, head, settings)
+    scheduler = build_scheduler(optimizer, settings, total)
+    first, rows = resume(folder, model, optimizer, scheduler)
+    learn = _Step(model, loss_function, optimizer, scheduler, statistics)
+    epochs = EpochBatches(len(images), settings.batch_size, range(first, settings.epochs), settings.seed)
+    batches = load_ahead(images, epochs, settings.loader_workers, pin_memory=learn.device.type == "cuda")
+    model.train()
+    keep_statistics(backbone)
+    with tqdm(total=total, initial=first * steps, desc=title, unit="step", mininterval=1.0) as bar:
+        for epoch in range(first, settings.epochs):
+            steps_now = range(epoch * steps, (epoch + 1) * steps)
+            log = [_advance(learn, next(batches), settings.seed, step, total, bar) for step in steps_now]
+            rows.append(summarise(epoch + 1, log, scheduler.get_last_lr()[0], title))
+            save_checkpoint(folder, epoch + 1, model, optimizer, scheduler, rows)
+            if epoch + 1 == max(1, settings.epochs // EARLY_SHARE):
+                _save_weights(folder / EARLY, model)
+    write_log(folder / LOG, rows)
+    _save_weights(folder / WEIGHTS, model)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    model.eval()
+
+
+def _advance(learn: _Step, batch: Any, seed: int, step: int, total: int, bar: tqdm) -> dict[str, Tensor]:
+    facts = learn(batch, seed * 1_000_003 + step, step / total)
+    bar.update()
+    if step % 10 == 9:
+        bar.set_postfix({name: f"{float(value):.3f}" for name, value in facts.items()}, refresh=False)
+    return facts
+
+
+def _save_weights(path: Path, model: nn.Module) -> None:
+    save_tensors(path, {name: value.cpu() for name, value in model.state_dict().items()})
+
+
+class _Step:
+    """One step of the optimiser: forward in the device's precision, backward, schedule."""
+
+    def __init__(
+        self, model: nn.Module, loss_function: LossFunction, optimizer: Any, scheduler: Any, statistics: tuple
+    ):
+        self.model, self.loss_function = model, loss_function
+        self.optimizer, self.scheduler, self.statistics = optimizer, scheduler, statistics
+        self.device = next(model.parameters()).device
+        narrow = self.device.type == "cuda" and not torch.cuda.is_bf16_supported()  # float16 needs its loss scaled
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=narrow)
+
+    def __call__(self, batch: tuple[Tensor, Tensor], seed: int, progress: float) -> dict[str, Tensor]:
+        """Learn from a batch; return its loss and the named values, on the device."""
+        inputs = prepare_images(batch[0], *self.statistics, self.device)
+        with seeded(seed), autocast(self.device):
+            loss, values = self.loss_function(self.model, inputs, batch[1].to(self.device), progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        return {"loss": loss.detach(), **values}
+
+
+def build_optimizer(model: nn.Module, head: Sequence[nn.Module], settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Make AdamW or SGD (momentum 0.9) with a larger learning rate for the head; frozen parameters are left out."""
+    heads = {id(p) for module in head for p in module.parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in heads], "lr": settings.lr},
+        {"params": [p for p in trained if id(p) in heads], "lr": settings.lr * settings.head_lr},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adamw":
+        fused = all(p.device.type in ("cpu", "cuda") for p in trained)
+        return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=fused)
+    return torch.optim.SGD(groups, momentum=0.9, weight_decay=settings.weight_decay)
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Make a one-cycle (up for 15 % of the steps, then a cosine to zero) or poly 0.9 schedule."""
+    if settings.schedule == "poly":
+        return torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=POLY_POWER)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rates, total_steps=steps + 1, pct_start=0.15, cycle_momentum=False
+    )
+
+
+def summarise(epoch: int, log: Sequence[Mapping[str, Tensor]], lr: float, title: str) -> dict[str, float]:
+    """Average an epoch's steps into one row of the log.
+
+    Raises:
+        InputError: the mean loss is not finite.
+    """
+    row = {key: float(torch.stack([step[key].float() for step in log]).mean()) for key in log[0]}
+    if not np.isfinite(row["loss"]):
+        raise InputError(f"{title}: the loss became {row['loss']} in epoch {epoch}; lower the learning rate")
+    return {"epoch": epoch, **row, "lr": lr}
+
+
+def write_log(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write the epochs' rows as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["epoch"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_log(path: Path) -> dict[str, list[float]]:
+    """Read `log.csv` into a list for each column.
+
+    Raises:
+        InputError: there is no such log.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no training log; train this model first")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else [])}
+
+
+def save_tensors(path: Path, content: Any) -> None:
+    """Save tensors and plain values; the file appears whole or not at all."""
+    with whole_file(path) as file:  # a path's name would enter the archive and change its bytes
+        torch.save(content, file)
+
+
+def load_weights(model: nn.Module, path: Path) -> nn.Module:
+    """Load a model's own `weights.pt`, and switch it to evaluation.
+
+    Raises:
+        InputError: missing, broken, or of another model.
+    """
+    try:
+        model.load_state_dict(read_weights(path))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()[:120]
+        raise InputError(f"{path}: weights of another model ({reason}); delete the folder, train again") from None
+    return model.eval()
+
+
+def save_checkpoint(folder: Path, epoch: int, model: nn.Module, optimizer: Any, scheduler: Any, rows: list) -> None:
+    """Keep everything that the next epoch needs."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    save_tensors(folder / CHECKPOINT, {**state, "epoch": epoch, "rows": rows})
+
+
+def resume(folder: Path, model: nn.Module, optimizer: Any, scheduler: Any) -> tuple[int, list[dict[str, float]]]:
+    """Take up the folder's checkpoint.
+
+    Returns:
+        The epoch to go on with and the log so far; 0 and nothing without a checkpoint.
+
+    Raises:
+        InputError: the checkpoint cannot be read.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return 0, []
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        return int(state["epoch"]), list(state["rows"])
+    except Exception:
+        raise InputError(f"{path}: broken or of another training; delete it, the training starts again") from None
+
+
+class TrainingImages(Dataset):
+    """Augmented images with their targets, addressed by (epoch, index).
+
+    Args:
+        load: index -> (image (H,W,3) uint8, mask (H,W) uint8 or None, target tensor or None). The mask is
+            augmented with the image and becomes the target where there is one.
+        n: number of images.
+        augment: (image, mask, generator) -> picture (3,h,w) uint8 and mask (h,w) uint8 or None.
+        seed: with epoch and index it decides every random choice.
+    """
+
+    def __init__(self, load: Callable[[int], tuple], n: int, augment: Callable[..., tuple], seed: int):
+        self.load, self.n, self.augment, self.seed = load, n, augment, seed
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, where: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = where
+        image, mask, target = self.load(index)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        picture, labels = self.augment(image, mask, rng=rng)
+        return picture, target if labels is None else labels
+
+
+class EpochBatches:
+    """Batches of (epoch, index): each epoch its own permutation, the incomplete last batch left out."""
+
+    def __init__(self, n: int, batch_size: int, epochs: range, seed: int):
+        self.n, self.batch_size, self.epochs, self.seed = n, min(batch_size, n), epochs, seed
+
+    def __len__(self) -> int:
+        return len(self.epochs) * (self.n // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch in self.epochs:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.n)
+            for first in range(0, self.n - self.batch_size + 1, self.batch_size):
+                yield [(epoch, int(i)) for i in order[first : first + self.batch_size]]
+
+
+def load_ahead(
+    images: TrainingImages, batches: EpochBatches, workers: int, pin_memory: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches; the next one loads on a thread of its own while the model learns from this one.
+
+    Args:
+        images: what to load.
+        batches: which images make a batch.
+        workers: processes that load; 0 leaves the loading to the thread.
+        pin_memory: keep batches where a GPU fetches them fast.
+    """
+    loaded = iter(DataLoader(images, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory))
+    with one_thread_each(1) as thread:
+        coming = thread.submit(next, loaded, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, loaded, None)
+            yield batch
+
+
+def with_background_margin(logits: Tensor, margin: float) -> Tensor:
+    """Raise the background's logit during training; prediction goes without.
+
+    Most pixels are background, and a model that has seen few steps answers background wherever it doubts. The
+    constant takes that prior upon itself, so that the logits need not learn it: the logit-adjusted loss of Menon
+    et al. (ICLR 2021) for one frequent class.
+
+    Args:
+        logits: (N,K,H,W), the background first.
+        margin: in nats; log 4 says that background is 4 times as frequent as it shall count. 0 changes nothing.
+
+    Returns:
+        (N,K,H,W).
+    """
+    if margin == 0:
+        return logits
+    prior = logits.new_zeros(logits.shape[1])
+    prior[0] = margin
+    return logits + prior[:, None, None]
+
+
+class SegmentationLoss:
+    """The loss of a segmentation step: plain until the warm-up is over, then with PUS.
+
+    Args:
+        pus: eq. 10.
+        warmup: share of the steps, in [0, 1], before PUS may act.
+        background_margin: see `with_background_margin`.
+    """
+
+    def __init__(self, pus: PretendedUnderfittingLoss, warmup: float = 0.0, background_margin: float = 0.0):
+        self.plain = PretendedUnderfittingLoss("none", None, None, pus.variant, pus.pixel_loss, pus.ignore_index)
+        self.pus, self.warmup, self.margin = pus, warmup, background_margin
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, targets: Tensor, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch and what to log of it; see `training.LossFunction`."""
+        criterion = self.pus if progress >= self.warmup else self.plain
+        loss = criterion(with_background_margin(model(images), self.margin), targets)
+        state = criterion.last_state
+        values = {"mean_loss": state.mean_loss, "gate_open": state.is_open, "over_kappa": state.share_over_kappa}
+        return loss, values

@@ -1,0 +1,1 @@
+"""One run: its parameters, its folder, its stages, its notebooks, its report."""

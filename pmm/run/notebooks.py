@@ -1,0 +1,287 @@
+"""Run the numbered notebooks end to end from one parameter set: papermill, one fresh kernel each.
+
+The executed copies, with all figures and tables, land in `runs/<run_name>/notebooks/`; seconds and peak
+memory of every notebook go into `manifest.json`; `report.html` is written last. Finished stages are reused,
+so a run that was interrupted goes on where it stopped when it is started again. papermill and nbformat take
+seconds to import; they come after the first kernel has been started, which takes as long.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pmm.errors import InputError, MissingDependency
+from pmm.files import write_text
+from pmm.run.folder import RunFolder, project_root
+from pmm.run.kernels import RunningPython, kernels_ahead
+from pmm.run.pages import Page, export_page
+from pmm.run.params import Params
+
+USER_ERRORS = (InputError.__name__, MissingDependency.__name__)
+SAMPLE_SECONDS = 0.5
+
+
+class NotebookError(RuntimeError):
+    """A notebook stopped for a reason that is not the user's input; `traceback` is the kernel's text."""
+
+    def __init__(self, message: str, traceback: str = ""):
+        super().__init__(message)
+        self.traceback = traceback
+
+
+def run_folder(params: Params) -> RunFolder:
+    """Return the folder of a run: below the project's root unless `runs_dir` is absolute."""
+    return RunFolder(project_root() / params.runs_dir / params.run_name)
+
+
+def find_notebooks(only: Sequence[str] | None = None, folder: Path | None = None) -> list[Path]:
+    """List the numbered notebooks in the order in which they run.
+
+    Args:
+        only: those wanted, by number, name or path: "04", "4", "04_pseudo_masks"; None takes all.
+        folder: where they are; the project's `notebooks/` unless told.
+
+    Raises:
+        InputError: the folder has no numbered notebook, or a wanted one is not there.
+    """
+    folder = folder or project_root() / "notebooks"
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise InputError(f"{folder}: no notebook such as 01_data.ipynb here; run pmm inside the project")
+    if only is None:
+        return found
+    chosen = set()
+    for wanted in only:
+        stem = Path(wanted).name.removesuffix(".ipynb")
+        matching = [path for path in found if path.stem == stem or path.stem.split("_")[0] == stem.zfill(2)]
+        if not matching:
+            raise InputError(f"{wanted}: no such notebook; there are {', '.join(p.stem for p in found)}")
+        chosen.update(matching)
+    return sorted(chosen)
+
+
+def injected_parameters(params: Params) -> dict[str, Any]:
+    """Return what a notebook must be told: the run's name and all that differs from the defaults."""
+    defaults = Params().model_dump()
+    changed = {name: value for name, value in params.model_dump().items() if value != defaults[name]}
+    return {"run_name": params.run_name, **changed}
+
+
+def run_notebooks(
+    params: Params,
+    notebooks: Sequence[str] | None = None,
+    *,
+    folder: Path | None = None,
+    verbose: bool = False,
+    report: bool = True,
+) -> RunFolder:
+    """Execute notebooks in order and write the report.
+
+    Args:
+        params: checked parameters of the run.
+        notebooks: those wanted, as `find_notebooks` takes them; None runs all.
+        folder: folder of the notebooks; the project's unless told.
+        verbose: copy what the notebooks print to the terminal.
+        report: write `report.html` at the end.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        InputError: no such notebook, or a notebook met bad input; the message is the notebook's own line.
+        NotebookError: a notebook failed otherwise; the message names notebook, cell and executed copy.
+    """
+    run = run_folder(params)
+    chosen = find_notebooks(notebooks, folder)
+    pages: dict[str, Future[Page]] = {}
+    with ThreadPoolExecutor(1) as beside:  # a notebook becomes a page while the next one runs
+        for executed in _run_each(chosen, run, injected_parameters(params), verbose):
+            if report:
+                pages[executed.stem] = beside.submit(export_page, executed)
+    if report:
+        from pmm.run.report import write_report
+
+        print(f"report: {write_report(run, {name: page.result() for name, page in pages.items()})}", flush=True)
+    return run
+
+
+def _run_each(chosen: Sequence[Path], run: RunFolder, parameters: dict[str, Any], verbose: bool) -> Iterator[Path]:
+    """Execute and record notebooks one by one; yield each executed copy."""
+    with kernels_ahead([notebook.resolve() for notebook in chosen]) as kernels:
+        cells = {notebook.resolve(): _count_code_cells(notebook) for notebook in chosen}
+        for position, (notebook, kernel) in enumerate(kernels, start=1):
+            title = f"[{position}/{len(chosen)}] {notebook.stem}"
+            with _Terminal(title, cells[notebook], verbose) as terminal:
+                facts = _run_one(notebook, kernel, run, parameters, terminal)
+            print(f"{title}: done in {facts['seconds']:.0f} s, peak memory {facts['peak_memory_mib']} MiB", flush=True)
+            record_notebook(run, notebook.stem, facts)
+            yield (run.path / "notebooks" / notebook.name).resolve()
+
+
+def record_notebook(run: RunFolder, name: str, facts: dict[str, Any]) -> None:
+    """Replace one notebook's entry in the section "notebooks" of manifest.json."""
+    manifest = run.manifest()
+    manifest["notebooks"] = {**manifest.get("notebooks", {}), name: facts}
+    write_text(run.path / "manifest.json", json.dumps(manifest, indent=1))
+
+
+def _run_one(
+    notebook: Path, kernel: RunningPython, run: RunFolder, parameters: dict[str, Any], terminal: _Terminal
+) -> dict[str, Any]:
+    output = run.path / "notebooks" / notebook.name
+    output.parent.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    with _quiet_papermill(), _PeakMemory(kernel, terminal.refresh) as memory:
+        _execute(notebook, output.resolve(), parameters, kernel, terminal)
+    return {"seconds": round(time.perf_counter() - started, 1), "peak_memory_mib": memory.peak_mib}
+
+
+def _count_code_cells(notebook: Path) -> int:
+    import nbformat
+
+    try:
+        document = nbformat.read(notebook, as_version=4)
+    except Exception as error:  # nbformat raises many kinds, none of them useful to a reader
+        kind = type(error).__name__
+        raise InputError(f"{notebook}: no readable notebook ({kind}); restore the file") from None
+    return 1 + sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in document.cells)
+
+
+def _execute(
+    notebook: Path, output: Path, parameters: dict[str, Any], kernel: RunningPython, terminal: _Terminal
+) -> None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    def escape(path: Path) -> str:
+        """Keep papermill from filling in {names} that it finds in a path."""
+        return str(path).replace("{", "{{").replace("}", "}}")
+
+    try:
+        papermill.execute_notebook(
+            escape(notebook),
+            escape(output),
+            parameters,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            cwd=notebook.parent,
+            stdout_file=terminal,
+            stderr_file=terminal,
+            km=kernel,
+            store_widget_state=False,  # a page without a kernel shows the widgets' pictures instead
+            on_cell_executed=terminal.cell_done,
+        )
+    except PapermillExecutionError as error:
+        raise _translate(error, notebook, output) from None
+    except (RuntimeError, TimeoutError) as error:  # nbclient's DeadKernelError is a RuntimeError
+        raise NotebookError(
+            f"{notebook.name}, cell In [{_last_started_cell(output)}]: the kernel stopped "
+            f"({type(error).__name__}), often for want of memory; lower the batch sizes or crops; "
+            f"executed copy: {output}"
+        ) from None
+
+
+def _translate(error: Any, notebook: Path, output: Path) -> Exception:
+    if error.ename == "KeyboardInterrupt":
+        return KeyboardInterrupt()
+    if error.ename in USER_ERRORS:
+        return InputError(" ".join(error.evalue.split()))
+    what = " ".join(f"{error.ename}: {error.evalue}".split())
+    message = f"{notebook.name}, cell In [{error.exec_count}]: {what}; executed copy: {output}"
+    return NotebookError(message, "\n".join(error.traceback))
+
+
+def _last_started_cell(output: Path) -> int:
+    import nbformat
+
+    with suppress(Exception):  # the copy may be half-written after a crash
+        cells = [cell for cell in nbformat.read(output, as_version=4).cells if cell.cell_type == "code"]
+        return sum(bool(cell.metadata.get("papermill", {}).get("start_time")) for cell in cells)
+    return 1
+
+
+@contextmanager
+def _quiet_papermill() -> Iterator[None]:
+    """Silence papermill's log: it warns of names that a notebook does not use, which is no fault here."""
+    logger = logging.getLogger("papermill")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Terminal:
+    """A bar of one notebook's cells; takes the kernel's text like a file and shows or summarises it."""
+
+    def __init__(self, title: str, cells: int, verbose: bool):
+        self.verbose = verbose
+        self.unfinished_line = ""
+        self.bar = tqdm(total=cells, desc=title, unit="cell", leave=False, disable=None, dynamic_ncols=True)
+        if self.bar.disable:
+            print(f"{title}: running", flush=True)
+
+    def __enter__(self) -> _Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def write(self, text: str) -> None:
+        """Take a piece of text; whole lines are shown."""
+        *lines, self.unfinished_line = (self.unfinished_line + text).split("\n")
+        for line in lines:
+            line = line.rpartition("\r")[2]
+            if self.verbose:
+                self.bar.write(f"    {line}", file=sys.stdout)
+            elif line.strip():
+                self.bar.set_postfix_str(line.strip()[:40], refresh=True)
+
+    def flush(self) -> None:
+        """Do nothing; `write` shows every whole line at once."""
+
+    def refresh(self) -> None:
+        """Redraw, so that the clock goes on during a long cell."""
+        if not self.bar.disable:
+            self.bar.refresh()
+
+    def cell_done(self, **_: object) -> None:
+        """Advance by one cell."""
+        self.bar.update()
+
+
+class _PeakMemory:
+    """Samples the resident memory of a kernel and its children while the block runs."""
+
+    def __init__(self, kernel: RunningPython, on_sample: Callable[[], None]):
+        self.peak_mib = 0
+        self._kernel = kernel
+        self._on_sample = on_sample
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(SAMPLE_SECONDS):
+            self.peak_mib = max(self.peak_mib, round(self._kernel.memory() / 2**20))
+            self._on_sample()

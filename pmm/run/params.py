@@ -1,0 +1,278 @@
+"""Every parameter of a run, once: name, type, range, unit and meaning.
+
+A parameter file is one flat YAML; `load_params` reads and checks it, `Params` documents it.
+The defaults are those of `params/demo.yaml`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pmm.errors import InputError
+
+
+class Params(BaseModel):
+    """All parameters of one run; immutable, unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    # --- the run
+    run_name: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run folder")
+    runs_dir: str = Field("runs", description="folder of all runs; relative to the project's root")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of scenes, weights, batches and augmentation")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
+    workers: int = Field(0, ge=0, le=1024, description="processes for the CRF; 0 means one a core")
+    loader_workers: int = Field(0, ge=0, le=256, description="processes that load training images")
+
+    # --- the data
+    dataset: Literal["scenes", "voc", "coco", "folder"] = Field("scenes", description="where images come from")
+    data_dir: str = Field("", description="folder of the data set; scenes are composed, they need none")
+    train_split: str = Field("train", min_length=1, description="split that trains and gets pseudo-masks")
+    val_split: str = Field("val", description="split with masks that measures; empty if there is none")
+    n_train: int = Field(240, ge=2, le=100_000, description="composed training scenes")
+    n_val: int = Field(80, ge=2, le=100_000, description="composed validation scenes")
+    scene_width: int = Field(256, ge=64, le=2048, description="width of a composed scene, pixels")
+    scene_height: int = Field(192, ge=64, le=2048, description="height of a composed scene, pixels")
+
+    # --- the networks
+    backbone: str = Field("tf_efficientnet_lite0", min_length=1, description="timm name of the backbone")
+    weights: str = Field("", description="local ImageNet weights; empty: embedded, else timm's download")
+
+    # --- the classifier
+    cls_epochs: int = Field(8, ge=1, le=1000, description="classifier epochs")
+    cls_batch_size: int = Field(16, ge=1, le=4096, description="classifier images a step")
+    cls_crop: list[int] = Field([192, 192], min_length=2, max_length=2, description="crop height, width, pixels")
+    cls_optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the classifier")
+    cls_schedule: Literal["onecycle", "poly"] = Field("onecycle", description="learning-rate schedule")
+    cls_lr: float = Field(3.0e-4, gt=0, le=10, description="learning rate of the backbone")
+    cls_head_lr: float = Field(20.0, gt=0, le=1000, description="learning rate of the head over the backbone's")
+    cls_weight_decay: float = Field(5.0e-4, ge=0, le=1, description="weight decay of the classifier")
+    cls_output_stride: Literal[8, 16, 32] = Field(16, description="pixels a step of the feature map")
+    cls_frozen_stages: int = Field(2, ge=0, le=7, description="first backbone stages that are not trained")
+    cls_augment: Literal["weak", "strong"] = Field("strong", description="weak: crop and flip; strong: all")
+
+    # --- the class activation maps
+    cam_scales: list[float] = Field([0.5, 1.0, 1.5, 2.0], min_length=1, description="image scales, summed")
+    cam_flip: bool = Field(True, description="add the mirrored image's maps")
+    cam_batch_size: int = Field(0, ge=0, le=4096, description="images of one size a pass; 0: 16 on a GPU, else 1")
+
+    # --- the pseudo-masks
+    variant: Literal["official", "paper"] = Field("official", description="released code or equations")
+    s: float = Field(0.3, ge=0, le=10, description="strength of the variation smoothing, eq. 6")
+    t: float = Field(0.05, ge=0, lt=1, description="foreground threshold on the normalised CAM, eq. 5")
+    cam_threshold: float = Field(0.5, gt=0, lt=1, description="foreground threshold of the CAM baseline")
+    alpha: float = Field(0.5, gt=0, le=1000, description="background exponent of PPMG, eq. 2")
+    alpha_crf: float = Field(1.0, gt=0, le=1000, description="background exponent of the joint CRF, eq. 2")
+    crf_engine: Literal["lattice", "pydensecrf"] = Field("lattice", description="own engine, or the reference package")
+    crf_iterations: int = Field(10, ge=1, le=1000, description="mean-field steps of the dense CRF")
+    crf_gauss_sxy: float = Field(3.0, gt=0, le=1000, description="Gaussian kernel: reach, pixels")
+    crf_gauss_compat: float = Field(10.0, ge=0, le=1000, description="Gaussian kernel: weight in PPMG")
+    crf_joint_gauss_compat: float = Field(3.0, ge=0, le=1000, description="the same in the joint CRF")
+    crf_bilateral_sxy: float = Field(80.0, gt=0, le=1000, description="bilateral kernel: reach, pixels")
+    crf_bilateral_srgb: float = Field(13.0, gt=0, le=255, description="bilateral kernel: reach in colour")
+    crf_bilateral_compat: float = Field(10.0, ge=0, le=1000, description="bilateral kernel: weight")
+
+    # --- the segmentation model
+    seg_architecture: Literal["deeplabv3plus", "pspnet"] = Field("deeplabv3plus", description="its decoder")
+    seg_decoder_channels: int = Field(96, ge=8, le=1024, description="channels of the DeepLabV3+ decoder")
+    seg_atrous_rates: list[int] = Field([2, 3, 4], min_length=3, max_length=3, description="DeepLabV3+ dilations")
+    seg_masks: Literal["threshold", "crf", "ppmg_s0", "ppmg"] = Field("ppmg", description="masks it learns from")
+    seg_init: Literal["imagenet", "classifier"] = Field("classifier", description="where its encoder starts from")
+    seg_epochs: int = Field(4, ge=1, le=1000, description="segmentation epochs")
+    seg_batch_size: int = Field(8, ge=2, le=4096, description="segmentation images a step")
+    seg_crop: list[int] = Field([192, 192], min_length=2, max_length=2, description="crop height, width, pixels")
+    seg_scale: list[float] = Field([0.75, 1.5], min_length=2, max_length=2, description="scale jitter, from-to")
+    seg_optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the segmentation model")
+    seg_schedule: Literal["onecycle", "poly"] = Field("onecycle", description="learning-rate schedule")
+    seg_lr: float = Field(3.0e-4, gt=0, le=10, description="learning rate of the encoder")
+    seg_head_lr: float = Field(10.0, gt=0, le=1000, description="learning rate of the decoder over the encoder's")
+    seg_weight_decay: float = Field(5.0e-4, ge=0, le=1, description="weight decay of the segmentation model")
+    seg_background_margin: float = Field(1.4, ge=0, le=10, description="background logit added in training; 0: none")
+    seg_output_stride: Literal[8, 16] = Field(16, description="pixels a step of the encoder's last map")
+    seg_frozen_stages: int = Field(3, ge=0, le=7, description="first encoder stages that are not trained")
+    seg_scales: list[float] = Field([1.0], min_length=1, description="image scales summed at prediction")
+    seg_flip: bool = Field(True, description="add the mirrored image at prediction")
+    seg_crf: bool = Field(False, description="dense CRF on the val predictions")
+
+    # --- pretended under-fitting
+    pixel_loss: Literal["ce", "bce"] = Field("ce", description="cross-entropy, or one-vs-all BCE")
+    pus: Literal["none", "clamp", "pow", "ignore"] = Field("clamp", description="the strategy, eq. 11-13")
+    pus_variant: Literal["paper", "official"] = Field("paper", description="equations, or the released code")
+    beta: float = Field(0.3, ge=0, le=100, description="gate: PUS acts while the mean loss is below it, eq. 10")
+    kappa: float = Field(1.0, gt=0, le=100, description="pixel loss from which a label is doubted (pow: exponent)")
+    pus_warmup: float = Field(0.0, ge=0, le=1, description="share of the steps before PUS may act")
+
+    # --- cyclic pseudo-masks
+    cyclic_rounds: int = Field(1, ge=0, le=20, description="rounds after the first training")
+    cyclic_filter: bool = Field(True, description="allow only the classes of the image's labels")
+    cyclic_crf: bool = Field(False, description="joint CRF on the predicted masks")
+    cyclic_scales: list[float] = Field([1.0], min_length=1, description="image scales summed at prediction")
+
+    # --- the longer comparison of notebook 05
+    ablation_seeds: list[int] = Field([], description="seeds of the long PUS comparison; empty: skip it")
+
+    # --- the grids of notebook 07
+    ablation_scenes: int = Field(12, ge=1, le=1_000_000, description="training images that judge pseudo-masks")
+    ablation_s: list[float] = Field([0.0, 0.15, 0.3, 0.6], description="values of s; 0 and the run's s are added")
+    ablation_alpha: list[float] = Field([0.25, 0.5, 1.0, 2.0], description="values of alpha; the run's is added")
+    ablation_t: list[float] = Field([0.0, 0.05, 0.2, 0.4], description="values of t; the run's is added")
+    ablation_crf: list[float] = Field([0.0, 0.25, 1.0, 4.0], description="factors on the CRF's weights; 0: no CRF")
+    ablation_noise: float = Field(0.3, ge=0, le=1, description="share of wrong object pixels in the noisy masks")
+    ablation_train: list[str] = Field([], description="trained grids to run: augment, pus, cyclic; empty: none")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Params:
+        for name in ("cam_scales", "seg_scales", "cyclic_scales", "seg_scale"):
+            if any(not 0 < value <= 8 for value in getattr(self, name)):
+                raise ValueError(f"{name} = {getattr(self, name)}: every scale must be above 0 and at most 8")
+        self._check_ablations()
+        for name in ("cls_crop", "seg_crop"):
+            if any(not 32 <= value <= 4096 for value in getattr(self, name)):
+                raise ValueError(f"{name} = {getattr(self, name)}: height and width must be 32 to 4096 pixels")
+        if any(not 1 <= rate <= 64 for rate in self.seg_atrous_rates):
+            raise ValueError(f"seg_atrous_rates = {self.seg_atrous_rates}: every rate must be 1 to 64")
+        if self.seg_scale[0] > self.seg_scale[1]:
+            raise ValueError(f"seg_scale = {self.seg_scale}: give the smaller factor first")
+        if self.dataset != "scenes" and not self.data_dir:
+            raise ValueError(f"data_dir is empty: name the folder of the {self.dataset} data set")
+        if self.pus == "pow" and self.kappa > 1:
+            raise ValueError(f"kappa = {self.kappa} with pus = pow: the exponent must be at most 1")
+        return self
+
+    def _check_ablations(self) -> None:
+        for name in ("ablation_s", "ablation_t", "ablation_crf", "ablation_alpha"):
+            low, high = (0, 1) if name == "ablation_t" else (0, 1000)
+            for value in getattr(self, name):
+                if not low <= value < high or (name == "ablation_alpha" and value == 0):
+                    raise ValueError(f"{name} holds {value}: give numbers from {low} to below {high} (alpha: above 0)")
+        for name in self.ablation_train:
+            if name not in ("augment", "pus", "cyclic"):
+                raise ValueError(f"ablation_train holds {name}: choose from augment, pus, cyclic")
+
+    @classmethod
+    def from_namespace(cls, namespace: Mapping[str, Any]) -> Params:
+        """Build Params from a notebook's variables: those that carry a parameter's name."""
+        return check_params({k: v for k, v in namespace.items() if k in cls.model_fields}, "notebook parameters")
+
+    def pick(self, *names: str) -> dict[str, Any]:
+        """Return the named parameters; a name ending in `*` stands for all that begin so."""
+        picked: dict[str, Any] = {}
+        for name in names:
+            keys = [k for k in type(self).model_fields if k.startswith(name[:-1])] if name[-1] == "*" else [name]
+            picked |= {k: getattr(self, k) for k in keys}
+        return picked
+
+
+def load_params(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Params:
+    """Read a YAML parameter file, apply overrides, check all.
+
+    Args:
+        path: flat YAML file of `name: value` lines.
+        overrides: values that replace the file's.
+
+    Raises:
+        InputError: the file is missing, is no flat YAML, or has an unknown name or a bad value.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file such as params/demo.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise InputError(f"{path}: not valid YAML{line}; write one `name: value` a line") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: found a {type(values).__name__}; write one `name: value` a line")
+    return check_params({**values, **(overrides or {})}, str(path))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split a command line's `name=value`; the value is read as YAML."""
+    name, sign, value = text.partition("=")
+    if not sign or not name.strip():
+        raise InputError(f"-p {text}: write name=value, such as -p s=0.4")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"-p {text}: the value is not valid YAML") from None
+
+
+def check_params(values: Mapping[Any, Any], source: str) -> Params:
+    """Validate a flat mapping; every complaint is one line that begins with its source."""
+    for name in values:
+        if name not in Params.model_fields:
+            near = difflib.get_close_matches(str(name), Params.model_fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "`pmm params` lists all names"
+            raise InputError(f"{source}: unknown parameter {name}; {hint}")
+    try:
+        return Params(**values)
+    except ValidationError as error:
+        raise InputError(f"{source}: {_complaint(error.errors()[0])}") from None
+
+
+def _complaint(problem: Mapping[str, Any]) -> str:
+    if not problem["loc"]:
+        return str(problem["ctx"]["error"])
+    name, value = problem["loc"][0], problem["input"]
+    field = Params.model_fields[name]
+    message = f"{name} = {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}; {name} is {field.description}"
+    if isinstance(value, str) and "number" in problem["msg"] and _is_number(value):
+        message += " (YAML reads 1e-4 as text: write 1.0e-4)"
+    return message
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def allowed_values(name: str) -> str:
+    """Return what a parameter may be, in words: `one of a, b`, `number, > 0, <= 10`."""
+    field = Params.model_fields[name]
+    kinds = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    if get_origin(field.annotation) is Literal:
+        return f"one of {', '.join(map(str, get_args(field.annotation)))}"
+    if get_origin(field.annotation) is list:
+        return f"list of {kinds[get_args(field.annotation)[0]]}s"
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    limits = [f"{signs[k]} {getattr(m, k)}" for m in field.metadata for k in signs if hasattr(m, k)]
+    return ", ".join([kinds[field.annotation], *limits])
+
+
+YAML_HEADER = """\
+# Parameters of one run: pmm run THIS_FILE [-p name=value]. Write 1.0e-4, not 1e-4, which YAML reads as text.
+"""
+
+
+def dump_yaml(values: Mapping[str, Any] | None = None) -> str:
+    """Return the text of a parameter file, each line with its meaning; `params/demo.yaml` is written so.
+
+    Args:
+        values: parameters to write; all with their defaults unless told.
+    """
+    chosen = dict(Params().model_dump() if values is None else values)
+    lines, group = [], ""
+    for line in inspect.getsource(Params).splitlines():
+        name = line.strip().partition(":")[0]
+        if line.strip().startswith("# --- "):
+            group = "\n" + line.strip()
+        elif name in chosen:
+            value = yaml.safe_dump(chosen.pop(name), default_flow_style=True, width=10_000).split("\n")[0]
+            meaning = f"{Params.model_fields[name].description} ({allowed_values(name)})"
+            lines += [group] * bool(group) + [f"{f'{name}: {value}':<40}  # {meaning}"]
+            group = ""
+    return YAML_HEADER + "\n".join(lines).lstrip("\n") + "\n"
+
+
+if __name__ == "__main__":  # python -m pmm.run.params > params/demo.yaml
+    print(dump_yaml(), end="")

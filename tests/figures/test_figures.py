@@ -1,0 +1,319 @@
+"""Style, palette and panels of the notebooks' figures."""
+
+import io
+import json
+import subprocess
+import sys
+
+import matplotlib as mpl
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from pmm.errors import InputError
+from pmm.figures import cams, data, palette, panels, smoothing, style
+from pmm.method.smoothing import MIN_EXPONENT
+
+ALT = 'A mask of "birds" & <fish>'
+NAMES = ("background", "bird", "small_mammal")
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def mask():
+    mask = np.zeros((12, 16), np.uint8)
+    mask[2:9, 2:7], mask[3:10, 9:15], mask[2] = 1, 2, 255
+    return mask
+
+
+def png_size(png):
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+
+
+def texts(figure):
+    figure.canvas.draw()
+    return [t.get_text() for t in figure.findobj(mpl.text.Text) if t.get_text()]
+
+
+# --- palette
+
+
+def test_every_mask_value_has_a_colour_of_its_own():
+    colours = palette.palette()
+    assert colours.shape == (256, 3) and colours.dtype == np.uint8
+    assert len({tuple(c) for c in colours.tolist()}) == 256
+
+
+def test_colours_of_background_unknown_and_first_class_are_fixed():
+    assert palette.mask_to_rgb(np.array([[0, 255, 1]])).tolist() == [
+        [[205, 205, 205], [255, 255, 255], [0x33, 0x22, 0x88]]
+    ]
+
+
+def test_first_classes_are_apart_for_colour_blind_readers():
+    colours = palette.palette()
+    used = [*range(10), 255]
+    gaps = [palette.colour_distance(colours[i], colours[j]) for i in used for j in used if i < j]
+    assert min(gaps) > 15  # CIELAB; 2 is just noticeable
+    assert min(palette.colour_distance(colours[i], colours[0]) for i in range(1, 81)) > 6
+
+
+def test_lab_of_known_colours():
+    assert np.allclose(palette.to_lab(np.array([255, 255, 255])), [100, 0, 0], atol=0.1)
+    assert np.allclose(palette.to_lab(np.array([255, 0, 0])), [53.2, 80.1, 67.2], atol=0.3)
+
+
+def test_colour_blindness_hides_red_against_green():
+    red, green = np.array([190, 80, 0]), np.array([110, 120, 0])
+    assert palette.colour_distance(red, green) < 0.5 * np.linalg.norm(palette.to_lab(red) - palette.to_lab(green))
+
+
+def test_palette_cannot_be_changed():
+    with pytest.raises(ValueError, match="read-only"):
+        palette.palette()[0] = 1
+
+
+def test_text_reads_on_its_ground():
+    assert palette.text_colour((0, 0, 0.3)) == "white" and palette.text_colour((1, 1, 0.8)) == "black"
+
+
+# --- show
+
+
+def test_show_keeps_png_and_captions(tmp_path, image, capsys):
+    style.show(panels.image_row([("a", image)]), "First.", "Alt one.", "01_first", tmp_path)
+    style.show(panels.image_row([("a", image)]), "Old.", "Alt two.", "02_second", tmp_path)
+    style.show(panels.image_row([("a", image)]), "New.", "Alt three.", "02_second", tmp_path)
+    folder = tmp_path / "figures"
+    assert json.loads((folder / "captions.json").read_text()) == {
+        "01_first": {"caption": "First.", "alt": "Alt one.", "notebook": "01", "file": "01_first.png"},
+        "02_second": {"caption": "New.", "alt": "Alt three.", "notebook": "02", "file": "02_second.png"},
+    }
+    assert sorted(p.name for p in folder.iterdir()) == ["01_first.png", "02_second.png", "captions.json"]
+    assert png_size((folder / "01_first.png").read_bytes())[0] > 300
+
+
+def test_show_keeps_an_svg_on_request(tmp_path, image):
+    for _ in range(2):
+        style.show(panels.image_row([("a", image)]), "First.", "Alt.", "01_first", tmp_path, svg=True)
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["01_first.png", "01_first.svg", "captions.json"]
+    drawn = (tmp_path / "figures" / "01_first.svg").read_bytes()
+    assert b"<svg" in drawn and b"<image" in drawn and b"<text" not in drawn
+    assert drawn == style.to_svg(panels.image_row([("a", image)]))
+
+
+def test_show_without_a_run_writes_nothing(tmp_path, image, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    style.show(panels.image_row([("a", image)]), "Caption.", "Alt.", "01_first")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("caption, alt", [("", "alt"), ("caption", " ")])
+def test_show_demands_texts(image, caption, alt):
+    with pytest.raises(InputError, match="caption or alt is empty"):
+        style.show(panels.image_row([("a", image)]), caption, alt)
+
+
+@pytest.mark.parametrize("name", ["first", "1_first", "01_../first", "01_"])
+def test_show_refuses_names_without_notebook_number(tmp_path, image, name):
+    with pytest.raises(InputError, match="notebook's number"):
+        style.show(panels.image_row([("a", image)]), "c", "a", name, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_equal_figures_give_equal_files(image):
+    first, second = (style.to_png(panels.image_row([("a", image)])) for _ in range(2))
+    assert first == second
+
+
+def test_show_closes_a_pyplot_figure():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    figure = pyplot.figure()
+    style.show(figure, "c", "a")
+    assert figure.number not in pyplot.get_fignums()
+
+
+def test_plotting_leaves_the_readers_settings():
+    before = dict(mpl.rcParams)
+    style.to_png(panels.bars({"a": 0.5}, "x"))
+    assert dict(mpl.rcParams) == before
+
+
+def test_alt_text_reaches_the_html(image):
+    from bs4 import BeautifulSoup
+    from nbconvert import HTMLExporter
+
+    html = style.figure_html(style.to_png(panels.image_row([("a", image)])), "Birds & fish.", ALT)
+    output = nbformat.v4.new_output("display_data", {"text/html": html, "text/plain": ALT}, metadata={"alt": ALT})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("show()", outputs=[output])])
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    pictures = BeautifulSoup(page, "html.parser").select("figure img")
+    assert [p["alt"] for p in pictures] == [ALT]
+    assert BeautifulSoup(page, "html.parser").select_one("figcaption").text == "Birds & fish."
+
+
+def test_displayed_output_is_html_with_alt(image, monkeypatch):
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda bundle, **options: shown.append((bundle, options)))
+    style.show(panels.image_row([("a", image)]), "Caption.", ALT)
+    ((bundle, options),) = shown
+    assert 'alt="A mask of &quot;birds&quot; &amp; &lt;fish&gt;"' in bundle["text/html"]
+    assert options["metadata"] == {"alt": ALT} and options["raw"]
+
+
+def test_figures_import_no_torch():
+    code = (
+        "import sys; import pmm.figures.style, pmm.figures.panels, pmm.figures.cams, pmm.figures.smoothing, "
+        "pmm.figures.data; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- panels
+
+
+def test_image_row_draws_all_kinds_and_names_the_classes(image, mask):
+    heat = np.linspace(0, 1, 192, dtype=np.float32).reshape(12, 16)
+    figure = panels.image_row([("image", image), ("mask", mask), ("heat", heat)], NAMES, heading="all")
+    assert {"image", "mask", "heat", "all", "bird", "small mammal", "unknown (255)"} <= set(texts(figure))
+    drawn = figure.axes[1].images[0].get_array()
+    assert (np.asarray(drawn) == palette.mask_to_rgb(mask)).all()
+
+
+def test_image_row_wraps_titles_and_fills_rows(image):
+    figure = panels.image_row([("a very long title that cannot fit one line of a panel", image)] * 5, columns=4)
+    assert len(figure.axes) == 8 and "\n" in figure.axes[0].get_title()
+    assert png_size(style.to_png(figure))[0] > 1000
+
+
+def test_mask_overlay_by_hand():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    mixed = panels.mask_overlay(image, np.array([[0, 255, 1]], np.uint8), opacity=0.5)
+    assert mixed.tolist() == [[[100, 100, 100], [255, 255, 255], [76, 67, 118]]]
+    assert (image == 100).all()
+
+
+def test_heat_overlay_is_brighter_where_hotter():
+    grey = panels.heat_overlay(np.full((1, 3, 3), 128, np.uint8), np.array([[0.0, 0.5, 1.0]]))
+    levels = grey[0].astype(int).sum(axis=-1)
+    assert grey.dtype == np.uint8 and levels[0] < levels[1] < levels[2]
+
+
+def test_names_stand_where_their_box_fits_best():
+    region = np.zeros((6, 8), bool)
+    region[1:3, 2:6] = region[5, 0] = True
+    assert panels.best_place(region, 2, 4) == (3.5, 1.5, 1.0)
+    assert panels.best_place(region, 2, 6)[2] == 8 / 12
+    assert panels.best_place(region, 7, 1)[2] == 0
+
+
+def test_small_regions_get_no_name(mask):
+    tiny = np.zeros_like(mask)
+    tiny[0, 0] = 2
+    figure = panels.image_row([("mask", tiny)], NAMES)
+    assert not figure.axes[0].texts
+
+
+def test_histogram_shows_shares(image):
+    figure = panels.histogram({"a": np.array([0.1, 0.1, 0.9]), "empty": np.array([])}, "x", bins=2, marks={"t": 0.5})
+    assert [p.get_height() for p in figure.axes[0].patches] == pytest.approx([2 / 3, 1 / 3])
+    assert "t" in texts(figure)
+
+
+def test_curves_bars_and_tables_write_their_numbers():
+    assert "40.0 %" in texts(panels.bars({"a": 0.4, "b": float("nan")}, "x"))
+    assert "–" in texts(panels.bars({"a": 0.4, "b": float("nan")}, "x"))
+    assert "3" in texts(panels.bars({"a": 3, "b": 1}, "x", percent=False))
+    assert {"25.0 %", "–"} <= set(texts(panels.grouped_bars({"x": {"a": 0.25}, "y": {"a": 0.5, "b": 1.0}}, "IoU")))
+    assert {"7", "0"} <= set(texts(panels.matrix(np.diag([7, 3]), "ab", "cd", "n")))
+    assert {"one", "two"} <= set(texts(panels.curves({"one": ([0, 1], [1, 2]), "two": ([0], [3])}, "x", "y")))
+
+
+def test_number_grids_leave_nan_empty():
+    figure = panels.number_grids([("g", np.array([[0.25, np.nan]])), ("nan", np.full((1, 1), np.nan))])
+    assert [t.get_text() for t in figure.axes[0].texts] == ["0.25"] and not figure.axes[1].texts
+
+
+def test_heat_row_has_one_colour_bar(image):
+    figure = panels.heat_row([("a", image), ("b", np.zeros((12, 16)))])
+    assert len(figure.axes) == 3 and figure.axes[2].get_ylabel() == "activation"
+
+
+# --- figures of notebooks 01 to 03
+
+
+class OneScene:
+    class_names = NAMES
+
+    def __init__(self, image, mask):
+        self.pixels, self.truth = image, mask
+
+    def image(self, _):
+        return self.pixels
+
+    def mask(self, _):
+        return self.truth
+
+    def labels(self, _):
+        return (1, 2)
+
+    def has_mask(self, _):
+        return self.truth is not None
+
+
+def test_labelled_panels_with_and_without_mask(image, mask):
+    assert [t for t, _ in data.labelled_panels(OneScene(image, mask), "x")] == [
+        "weak label: bird, small mammal",
+        "exact mask",
+    ]
+    assert len(data.labelled_panels(OneScene(image, None), "x")) == 1
+
+
+def test_object_sheet_and_class_bars():
+    assert "bird" in texts(data.object_sheet(["bird"], "val", count=2))
+    assert {"4", "small mammal"} <= set(texts(data.class_bars([4, 1], NAMES, "images")))
+
+
+def test_cam_panels_pad_missing_maps(image):
+    row = cams.cam_panels(image, [2], np.ones((1, 12, 16), np.float32), NAMES, n_maps=2)
+    assert [title for title, _ in row] == ["image", "small mammal", ""]
+    assert (row[2][1] == 255).all()
+
+
+def test_coverage_by_hand():
+    cam = np.array([[[0.9, 0.2], [0.6, 0.8]]], np.float32)
+    target = np.array([[1, 1], [0, 255]], np.uint8)
+    assert smoothing.coverage(cam, [1], target) == {1: (1, 2, 1, 1)}
+
+
+def test_smoothing_figures(image):
+    heat = np.linspace(0, 1, 192, dtype=np.float32).reshape(12, 16)
+    row = smoothing.before_after(image, "bird", heat, np.sqrt(heat))
+    assert [t for t, _ in row] == ["image", "bird: before", "bird: after", "added, 4 x brighter"]
+    assert np.allclose(row[3][1], np.minimum(4 * (np.sqrt(heat) - heat), 1), atol=1e-6)
+    curve = smoothing.power_curves({"high": 1.0}, s=0.5).axes[0].lines[1]
+    assert np.allclose(curve.get_ydata(), curve.get_xdata() ** 0.5, atol=1e-6) and MIN_EXPONENT < 0.5
+    assert "largest possible" in texts(smoothing.variation_histogram(np.array([0.5]), 0.3, 2.12))
+
+
+def test_a_picture_is_cut_to_its_margin_and_nothing_that_sticks_out_is_lost():
+    figure, axes = style.new_figure(1, 1, 3.0)
+    axes[0, 0].set_axis_off()
+    axes[0, 0].fill([0.4, 0.6, 0.6, 0.4], [0.4, 0.4, 0.6, 0.6], color="black")
+    inside = np.asarray(Image.open(io.BytesIO(style.to_png(figure))).convert("L"))
+    margin = round(style.MARGIN * style.DPI)
+    rows, columns = np.nonzero(inside < 255)
+    assert (rows.min(), columns.min()) == (margin, margin)
+    assert (inside.shape[0] - rows.max(), inside.shape[1] - columns.max()) == (margin + 1, margin + 1)
+    figure.text(0.5, 0.995, "above\nthe edge", va="bottom")
+    taller = np.asarray(Image.open(io.BytesIO(style.to_png(figure))).convert("L"))
+    dark = np.nonzero((taller < 255).any(axis=1))[0]
+    assert dark.min() > 0 and np.ptp(dark) > 1.5 * style.DPI

@@ -1,0 +1,309 @@
+"""The stages of a run, on the smallest experiment that does everything."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from pmm.data.images import write_jpeg, write_mask
+from pmm.errors import InputError
+from pmm.networks import training
+from pmm.networks.models import embedded_imagenet_state
+from pmm.run import folder as artifacts
+from pmm.run.experiment import Experiment
+from pmm.run.params import Params
+from pmm.run.stages import classifier, segmenters
+
+TINY = {
+    "run_name": "tiny",
+    "device": "cpu",
+    "workers": 1,
+    "n_train": 4,
+    "n_val": 2,
+    "scene_width": 64,
+    "scene_height": 64,
+    "cls_epochs": 1,
+    "cls_batch_size": 4,
+    "cls_crop": [64, 64],
+    "cam_scales": [1.0],
+    "cam_flip": False,
+    "crf_iterations": 2,
+    "seg_decoder_channels": 8,
+    "seg_epochs": 1,
+    "seg_batch_size": 2,
+    "seg_crop": [32, 48],
+    "seg_flip": False,
+}
+
+
+def params(folder, **changes):
+    return Params(**{**TINY, "runs_dir": str(folder), **changes})
+
+
+def run_all(folder):
+    """Make every kind of stage, and return the experiment with what the stages found out."""
+    experiment = Experiment(params(folder))
+    stages = [experiment.classifier(), *map(experiment.pseudo_masks, ("threshold", "crf", "ppmg_s0", "ppmg"))]
+    stages.append(experiment.segmenter("pus"))
+    stages.append(experiment.cyclic_masks(1, "pus"))
+    stages.append(experiment.segmenter("round1", masks="cyclic1", pus="none"))
+    return experiment, {stage.name: stage.facts for stage in stages}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return run_all(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    for module in (training, classifier, segmenters):
+        monkeypatch.setattr(module, "fit", lambda *a, **k: pytest.fail("trained again"))
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_every_stage_leaves_its_files_and_facts(finished):
+    experiment, facts = finished
+    path = experiment.run.path
+    ids = experiment.train_ids
+    assert len(ids) == 4 and len(experiment.val_ids) == 2
+    for name in ("classifier", "segmenter/pus", "segmenter/round1"):
+        assert sorted(p.name for p in (path / name).iterdir()) == [".stage.json", "early.pt", "log.csv", "weights.pt"]
+    for name in ("threshold", "crf", "ppmg_s0", "ppmg", "cyclic1"):
+        assert {p.stem for p in (path / "masks" / name).glob("*.png")} == set(ids)
+        assert facts[f"masks/{name}"]["images"] == 4 and 0 <= facts[f"masks/{name}"]["miou"] <= 1
+    assert facts["classifier"]["images"] == 4 and 0 <= facts["classifier"]["val_map"] <= 1
+    assert facts["segmenter/pus"]["val"]["images"] == 2
+    assert facts["segmenter/round1"]["settings"]["pus"] == "none"
+    assert set(experiment.run.manifest()["stages"]) >= {"dataset", "cams", *facts}
+
+
+def test_results_are_read_in_the_agreed_form(finished):
+    experiment, _ = finished
+    first = experiment.train_ids[0]
+    class_ids, cam = experiment.cam(first)
+    assert tuple(class_ids) == experiment.data.labels(first)
+    assert cam.shape == (len(class_ids), 64, 64) and 0 <= cam.min() <= cam.max() <= 1
+    probabilities = experiment.probabilities("pus", first)
+    assert probabilities.shape == (experiment.n_classes, 64, 64)
+    np.testing.assert_array_equal(experiment.predict("pus", first), probabilities.argmax(0))
+    loss = experiment.loss_map("pus", first, "ppmg")
+    assert loss.shape == (64, 64) and not loss[experiment.pseudo_mask("ppmg", first) == 255].any()
+    assert {"epoch", "loss", "lr", "gate_open", "over_kappa"} <= set(experiment.log("segmenter/pus"))
+    np.testing.assert_array_equal(experiment.pseudo_mask("exact", first), experiment.data.mask(first))
+
+
+@pytest.fixture
+def half_done(finished, tmp_path):
+    """A copy of the run whose CAMs of the last two images are missing, to go on in batches."""
+    run = finished[0].run.path
+    shutil.copytree(run, tmp_path / run.name)
+    record = tmp_path / run.name / "cams" / ".stage.json"
+    record.write_text(record.read_text().replace('"finished": true', '"finished": false'))
+    for image_id in finished[0].train_ids[2:]:
+        (tmp_path / run.name / "cams" / f"{image_id}.npz").unlink()
+    return Experiment(params(tmp_path, cam_batch_size=3))
+
+
+def test_batches_of_cams_go_on_where_single_images_stopped(finished, half_done, no_training):
+    ids = half_done.train_ids
+    kept = [half_done.run.path / "cams" / f"{i}.npz" for i in ids[:2]]
+    before = [path.stat().st_mtime_ns for path in kept]
+    half_done.cams()
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    for image_id in ids:
+        (class_ids, cam), (expected_ids, expected) = half_done.cam(image_id), finished[0].cam(image_id)
+        np.testing.assert_array_equal(class_ids, expected_ids)
+        np.testing.assert_allclose(cam, expected, atol=1e-3)  # the files hold float16
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_unreadable_image_stops_the_cams_with_its_name(half_done, no_training, batch):
+    broken = half_done.data.image_path(half_done.train_ids[-1])
+    broken.write_bytes(broken.read_bytes()[:600])  # the header is whole
+    experiment = Experiment(half_done.params.model_copy(update={"cam_batch_size": batch}))
+    with pytest.raises(InputError, match=f"^{re.escape(str(broken))}: cannot be read as an image"):
+        experiment.cams()
+    assert experiment.run.recorded("cams") is None
+
+
+def test_cyclic_masks_hold_only_the_images_classes_if_filtered(finished):
+    experiment, _ = finished
+    for image_id in experiment.train_ids:
+        mask = experiment.pseudo_mask("cyclic1", image_id)
+        assert set(np.unique(mask)) <= {0, *experiment.data.labels(image_id)}
+        np.testing.assert_array_equal(mask, experiment.cyclic_mask("pus", image_id))
+    free = [experiment.cyclic_mask("pus", i, filtered=False) for i in experiment.train_ids]
+    predicted = [experiment.predict("pus", i) for i in experiment.train_ids]
+    np.testing.assert_array_equal(free, predicted)
+
+
+def test_a_second_experiment_reuses_everything(finished, no_training, capsys):
+    experiment, facts = finished
+    before = contents(experiment.run.path)
+    capsys.readouterr()
+    assert run_all(experiment.run.path.parent)[1] == json.loads(json.dumps(artifacts.without_nan(facts)))
+    said = capsys.readouterr().out
+    assert "computing" not in said and said.count("reused") == 10
+    assert contents(experiment.run.path) == before
+
+
+def test_a_changed_s_makes_only_the_ppmg_masks_anew(finished, no_training, capsys):
+    path = finished[0].run.path
+    before = contents(path)
+    other = Experiment(params(path.parent, s=0.9))
+    capsys.readouterr()
+    for method in ("threshold", "crf", "ppmg_s0", "ppmg"):
+        other.pseudo_masks(method)
+    lines = capsys.readouterr().out.splitlines()
+    computed = {line.split(":")[0] for line in lines if "computing" in line}
+    assert Experiment(params(path.parent)).pseudo_masks("ppmg").reused  # brought back
+    assert computed == {"masks/ppmg"}
+    pictures = {n: data for n, data in contents(path).items() if n.endswith(".png") and not n.startswith("replaced/")}
+    assert pictures == {name: data for name, data in before.items() if name.endswith(".png")}
+
+
+def test_two_fresh_runs_of_one_seed_are_the_same(finished, tmp_path):
+    first, facts = finished
+    second, other = run_all(tmp_path)
+    assert json.dumps(facts, sort_keys=True) == json.dumps(other, sort_keys=True)
+    for pattern in ("masks/*/*.png", "*/log.csv", "segmenter/*/log.csv", "dataset/scenes/JPEGImages/*"):
+        files = sorted(p.relative_to(first.run.path) for p in first.run.path.glob(pattern))
+        assert files and files == sorted(p.relative_to(second.run.path) for p in second.run.path.glob(pattern))
+        for file in files:
+            assert (first.run.path / file).read_bytes() == (second.run.path / file).read_bytes(), file
+    a, b = (torch.load(e.run.path / "segmenter/round1/weights.pt", weights_only=True) for e in (first, second))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_what_has_not_been_made_is_named(finished):
+    experiment, _ = finished
+    for call in (
+        lambda: experiment.cyclic_masks(2, "nobody"),
+        lambda: experiment.load_segmenter("nobody"),
+        lambda: experiment.predict("nobody", experiment.train_ids[0]),
+        lambda: experiment.segmenter("x", masks="cyclic9"),
+        lambda: experiment.segmenter("x", kappa=-1.0),
+        lambda: experiment.pseudo_masks("magic"),
+        lambda: experiment.log("segmenter/nobody"),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"^teacher = nobody: not trained in "):
+        experiment.cyclic_masks(2, "nobody")
+
+
+def own_folder(root, table):
+    for name in ("a", "b", "c"):
+        write_jpeg(root / "own" / "images" / f"{name}.jpg", np.full((64, 64, 3), 90, np.uint8))
+    (root / "own" / "labels.csv").write_text(table, encoding="utf-8")
+    return params(root / "runs", dataset="folder", data_dir=str(root / "own"), val_split="")
+
+
+def test_images_without_a_label_are_skipped_and_counted_aloud(tmp_path, capsys):
+    experiment = Experiment(own_folder(tmp_path, "image,labels\na,cat\nb,\nc,cat dog\n"))
+    assert experiment.train_ids == ["a", "c"] and experiment.val_ids == []
+    assert experiment.train_ids == ["a", "c"]
+    assert capsys.readouterr().out == "train: 1 of 3 images have no label and are skipped\n"
+
+
+def test_a_changed_photograph_label_or_exact_mask_is_not_taken_for_the_old_one(tmp_path):
+    table, folder = "image,labels\na,cat\nb,dog\nc,cat dog\n", tmp_path / "own"
+    own = own_folder(tmp_path, table)
+
+    def marks():
+        experiment = Experiment(own)
+        return experiment._splits, experiment.truth_marks
+
+    first = marks()
+    assert marks() == first
+    (folder / "labels.csv").write_text(table.replace("b,dog", "b,cat"), encoding="utf-8")
+    relabelled = marks()
+    assert relabelled[0] != first[0] and relabelled[1] == first[1]
+    write_jpeg(folder / "images" / "a.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    assert marks()[0] not in (first[0], relabelled[0])
+    write_mask(folder / "masks" / "a.png", np.ones((64, 64), np.uint8))
+    assert marks()[1] != first[1]  # masks and models are scored anew, the classifier stays
+    assert Experiment(params(tmp_path)).truth_marks == []  # composed scenes are known by what composes them
+
+
+def test_a_split_without_any_label_is_refused(tmp_path):
+    own = own_folder(tmp_path, "image,labels\na,\nb,\n")
+    (tmp_path / "own" / "classes.txt").write_text("cat\n")
+    with pytest.raises(InputError, match=r"^train_split = train: none of its 2 images has a label$"):
+        _ = Experiment(own).train_ids
+
+
+def test_one_labelled_image_cannot_train_a_segmenter(tmp_path, no_training):
+    experiment = Experiment(own_folder(tmp_path, "image,labels\na,cat\nb,\n"))
+    with pytest.raises(InputError, match=r"^train_split = train: only 1 image has a label; label at least 2$"):
+        experiment._train_segmenter(experiment.params, "ppmg", tmp_path, "x")
+
+
+def test_relative_paths_count_from_the_projects_root(tmp_path, monkeypatch):
+    for folder in ("notebooks", "params"):
+        (tmp_path / folder).mkdir()
+    state = embedded_imagenet_state()
+    torch.save({**state, "conv_stem.weight": state["conv_stem.weight"] + 1}, tmp_path / "own.pt")
+    own_folder(tmp_path, "image,labels\na,cat\n")
+    monkeypatch.chdir(tmp_path / "notebooks")  # where a notebook runs
+    own = params("runs", dataset="folder", data_dir="own", val_split="", weights="own.pt")
+    experiment = Experiment(own)
+    assert experiment.run.path == tmp_path / "runs" / "tiny" and experiment.train_ids == ["a"]
+    expected = state["conv_stem.weight"] + 1
+    assert torch.equal(experiment._new_classifier(pretrained=True).backbone.conv_stem.weight, expected)
+    assert torch.equal(experiment._new_segmenter(own, pretrained=True).encoder.model.conv_stem.weight, expected)
+    missing = params("runs", dataset="folder", data_dir="own", val_split="", weights="none.pt")
+    with pytest.raises(InputError, match=r"none\.pt: no such weights file$"):
+        Experiment(missing)._new_classifier(pretrained=True)
+
+
+def test_noisy_masks_are_exact_ones_with_a_known_share_changed(tmp_path):
+    experiment = Experiment(params(tmp_path, ablation_noise=0.5))
+    stage = experiment.noisy_masks()
+    assert stage.facts["images"] == 4 and not experiment.noisy_masks().facts["miou"] > 0.95
+    for image_id in experiment.train_ids:
+        exact, noisy = experiment.data.mask(image_id), experiment.pseudo_mask("noisy", image_id)
+        objects = (exact > 0) & (exact < 255)
+        assert np.array_equal(noisy[~objects], exact[~objects]) and 0.2 < (noisy != exact)[objects].mean() < 0.8
+    assert Experiment(params(tmp_path, ablation_noise=0.5)).noisy_masks().reused
+    assert not Experiment(params(tmp_path, ablation_noise=0.2)).noisy_masks().reused
+
+
+@pytest.mark.slow
+def test_the_grids_that_train_run_and_resume(tmp_path, monkeypatch):
+    from pmm.studies.ablations import run_grid
+    from pmm.studies.grids import check_grid
+    from pmm.studies.training_grids import pus_settings, run_augment_grid, run_cyclic_grid
+
+    changes = {"ablation_seeds": [0], "ablation_alpha": [0.5, 1.0]}
+    noisy = [s for s in pus_settings() if s.masks == "noisy"][:2]
+
+    def run():
+        experiment = Experiment(params(tmp_path, **changes))
+        augment = check_grid(run_augment_grid(experiment), "augment_ablations", "here")
+        cyclic = check_grid(run_cyclic_grid(experiment, rounds=2), "cyclic_ablations", "here")
+        return augment["cells"], cyclic["cells"], run_grid(experiment, noisy)["rows"]
+
+    first = run()
+    assert [len(part) for part in first] == [2 * 2 * 2, 2 * 3, 2]
+    monkeypatch.setattr(segmenters, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(classifier, "fit", lambda *a, **k: pytest.fail("trained again"))
+    assert run() == first
+
+
+def test_settings_are_taken_by_prefix():
+    p = Params(cls_epochs=3, seg_epochs=9, seg_optimizer="sgd", seed=8, loader_workers=2)
+    assert (classifier.training_settings(p, "cls").epochs, classifier.training_settings(p, "cls").optimizer) == (
+        3,
+        "adamw",
+    )
+    seg = classifier.training_settings(p, "seg")
+    assert (seg.epochs, seg.optimizer, seg.seed, seg.loader_workers, seg.lr) == (9, "sgd", 8, 2, p.seg_lr)

@@ -1,0 +1,126 @@
+"""Executed notebooks as pages: contents, equations, nothing from elsewhere."""
+
+import re
+from html.parser import HTMLParser
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from pmm.run.folder import RunFolder, project_root
+from pmm.run.pages import export_notebooks, export_page, mark_headings, translate_tex
+
+TEXT = """# 03 · Smoothing
+
+| | |
+|---|---|
+| **You learn** | what $c_v$ is, [and why](02_cams.ipynb) |
+
+## 1 · High $c_v$
+
+$$ c_v = \\frac{\\sqrt{D}}{E} $$
+
+### Deeper
+
+Price in `$` and `a$b`.
+"""
+
+
+def write(folder, name="03_smoothing", *cells):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.ipynb"
+    nbformat.write(new_notebook(cells=list(cells) or [new_markdown_cell(TEXT), new_code_cell("1 + 1")]), path)
+    return path
+
+
+class Links(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.loaded, self.hrefs, self.ids = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids += [found["id"]] if "id" in found else []
+        if tag == "a":
+            self.hrefs.append(found.get("href", ""))
+        elif "src" in found or (tag == "link" and "href" in found):
+            self.loaded.append(found.get("src") or found["href"])
+
+
+def test_a_page_has_contents_and_loads_nothing(tmp_path):
+    picture = new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "figure"})
+    page = export_page(write(tmp_path, "03_smoothing", new_markdown_cell(TEXT), new_code_cell("x", outputs=[picture])))
+    assert (page.title, page.learn) == ("03 · Smoothing", "what c_v is, and why")
+    assert [(p.title, p.level) for p in page.parts[1:]] == [("1 · High c_v", 2), ("Deeper", 3)]
+    html = (tmp_path / page.file).read_text(encoding="utf-8")
+    found = Links(html)
+    assert all(source.startswith("data:") for source in found.loaded) and found.loaded
+    assert not re.search(r"@import\s+[\"'u]|url\(\s*[\"']?(?:https?:)?//|<script[^>]+src=", html)
+    for part in page.parts[1:]:
+        assert f"#{part.anchor}" in found.hrefs and part.anchor in found.ids
+    assert "02_cams.html" in found.hrefs and "index.html" in found.hrefs
+    assert "xTEXx" not in html and html.count("<math") == html.count("</math>") == 3
+
+
+def test_a_folded_solution_stays_folded(tmp_path):
+    inside = "Because $x$.\n\n```python\n1 + 1\n```"
+    text = f"**1.** Why?\n\n<details><summary>Solution</summary>\n\n{inside}\n\n</details>\n\nafter"
+    export_page(write(tmp_path, "01_a", new_markdown_cell(text)))
+    html = (tmp_path / "01_a.html").read_text(encoding="utf-8")
+    folded = html[html.index("<summary>Solution") : html.index("</details>", html.index("<summary>Solution"))]
+    assert "Because" in folded and "<math" in folded and "highlight" in folded and "after" not in folded
+
+
+def test_tex_becomes_mathml_and_code_stays():
+    text = translate_tex("`$s$` and $s \\cdot c_v$, $$a * b_1$$ ```\n$x$\n``` 5 $ and 6 $.", str)
+    assert text.startswith("`$s$` and <math") and "```\n$x$\n```" in text and text.endswith("5 $ and 6 $.")
+    assert 'display="inline"' in text and 'display="block"' in text
+
+
+def test_tex_that_cannot_be_translated_stays_readable():
+    assert translate_tex(r"so $\left( a < b$ is", str) == r"so <code>\left( a &lt; b</code> is"
+    assert translate_tex(r"so $\unheard x$ is", str) == r"so <code>\unheard x</code> is"
+
+
+def test_every_formula_of_the_notebooks_is_translated():
+    for path in sorted((project_root() / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            text = re.sub(r"```.*?```|`[^`\n]*`", "", cell.source, flags=re.S) if cell.cell_type == "markdown" else ""
+            assert "<code>" not in translate_tex(text, str), f"{path.name}: {text[:200]}"
+
+
+def test_headings_in_code_are_none():
+    document = new_notebook(
+        cells=[new_markdown_cell("```\n# no\n```"), new_code_cell("# no"), new_markdown_cell("# yes")]
+    )
+    assert [part.title for part in mark_headings(document)] == ["yes"]
+
+
+def test_the_index_names_every_page_its_parts_and_what_it_teaches(tmp_path):
+    run = RunFolder(tmp_path)
+    write(tmp_path / "notebooks")
+    write(tmp_path / "notebooks", "04_b", new_markdown_cell("# Masks & <more>"))
+    pages = export_notebooks(run)
+    assert [page.name for page in pages] == ["03_smoothing", "04_b"]
+    index = (tmp_path / "notebooks" / "index.html").read_text(encoding="utf-8")
+    assert "Masks &amp; &lt;more&gt;" in index and "You learn what c_v is" in index
+    hrefs = {h for h in Links(index).hrefs if not h.startswith("../")}
+    assert {h.partition("#")[0] for h in hrefs} == {"03_smoothing.html", "04_b.html"}
+    assert {h.partition("#")[2] for h in hrefs if "#" in h} >= {"part-2", "part-3"}
+
+
+def test_pages_just_written_are_not_written_again(tmp_path):
+    path = write(tmp_path / "notebooks")
+    page = export_page(path)
+    path.with_suffix(".html").write_text("kept")
+    assert export_notebooks(RunFolder(tmp_path), {"03_smoothing": page}) == [page]
+    assert path.with_suffix(".html").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "formula", [r"\mathbb 1\bigl[x\bigr]_{\text{fg}}", r"\begin{cases} a & b \\[2pt] c & d \end{cases}"]
+)
+def test_the_notebooks_kinds_of_tex_are_translated(formula):
+    html = translate_tex(f"$${formula}$$", str)
+    assert html.startswith("<math") and "pt" not in html
