@@ -87,9 +87,9 @@ def test_text_reads_on_its_ground():
 
 
 def test_show_keeps_png_and_captions(tmp_path, image, capsys):
-    style.show(panels.image_row([("a", image)]), "First.", "Alt one.", "01_first", tmp_path)
-    style.show(panels.image_row([("a", image)]), "Old.", "Alt two.", "02_second", tmp_path)
-    style.show(panels.image_row([("a", image)]), "New.", "Alt three.", "02_second", tmp_path)
+    style.show_captioned(panels.image_row([("a", image)]), "First.", "Alt one.", "01_first", tmp_path)
+    style.show_captioned(panels.image_row([("a", image)]), "Old.", "Alt two.", "02_second", tmp_path)
+    style.show_captioned(panels.image_row([("a", image)]), "New.", "Alt three.", "02_second", tmp_path)
     folder = tmp_path / "figures"
     assert json.loads((folder / "captions.json").read_text()) == {
         "01_first": {"caption": "First.", "alt": "Alt one.", "notebook": "01", "file": "01_first.png"},
@@ -101,7 +101,7 @@ def test_show_keeps_png_and_captions(tmp_path, image, capsys):
 
 def test_show_keeps_an_svg_on_request(tmp_path, image):
     for _ in range(2):
-        style.show(panels.image_row([("a", image)]), "First.", "Alt.", "01_first", tmp_path, svg=True)
+        style.show_captioned(panels.image_row([("a", image)]), "First.", "Alt.", "01_first", tmp_path, svg=True)
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["01_first.png", "01_first.svg", "captions.json"]
     drawn = (tmp_path / "figures" / "01_first.svg").read_bytes()
     assert b"<svg" in drawn and b"<image" in drawn and b"<text" not in drawn
@@ -110,20 +110,20 @@ def test_show_keeps_an_svg_on_request(tmp_path, image):
 
 def test_show_without_a_run_writes_nothing(tmp_path, image, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    style.show(panels.image_row([("a", image)]), "Caption.", "Alt.", "01_first")
+    style.show_captioned(panels.image_row([("a", image)]), "Caption.", "Alt.", "01_first")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("caption, alt", [("", "alt"), ("caption", " ")])
 def test_show_demands_texts(image, caption, alt):
     with pytest.raises(InputError, match="caption or alt is empty"):
-        style.show(panels.image_row([("a", image)]), caption, alt)
+        style.show_captioned(panels.image_row([("a", image)]), caption, alt)
 
 
 @pytest.mark.parametrize("name", ["first", "1_first", "01_../first", "01_"])
 def test_show_refuses_names_without_notebook_number(tmp_path, image, name):
     with pytest.raises(InputError, match="notebook's number"):
-        style.show(panels.image_row([("a", image)]), "c", "a", name, tmp_path)
+        style.show_captioned(panels.image_row([("a", image)]), "c", "a", name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -135,7 +135,7 @@ def test_equal_figures_give_equal_files(image):
 def test_show_closes_a_pyplot_figure():
     pyplot = pytest.importorskip("matplotlib.pyplot")
     figure = pyplot.figure()
-    style.show(figure, "c", "a")
+    style.show_captioned(figure, "c", "a")
     assert figure.number not in pyplot.get_fignums()
 
 
@@ -163,7 +163,7 @@ def test_displayed_output_is_html_with_alt(image, monkeypatch):
 
     shown = []
     monkeypatch.setattr(IPython.display, "display", lambda bundle, **options: shown.append((bundle, options)))
-    style.show(panels.image_row([("a", image)]), "Caption.", ALT)
+    style.show_captioned(panels.image_row([("a", image)]), "Caption.", ALT)
     ((bundle, options),) = shown
     assert 'alt="A mask of &quot;birds&quot; &amp; &lt;fish&gt;"' in bundle["text/html"]
     assert options["metadata"] == {"alt": ALT} and options["raw"]
