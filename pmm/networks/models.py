@@ -204,11 +204,11 @@ def image_statistics(backbone: str) -> tuple[list[float], list[float]]:
 
 
 def freeze(backbone: nn.Module, n_stages: int) -> None:
-    """Stop the training of the stem and the first stages, and of the statistics of all batch norms.
+    """Stop the training of the stem and the first stages; for the statistics of batch norms see `keep_statistics`.
 
     Args:
         backbone: a timm model or features with `conv_stem`/`blocks` (EfficientNets) or `layer1`... (ResNets).
-        n_stages: how many stages beside the stem; 0 freezes nothing but the statistics.
+        n_stages: how many stages beside the stem; 0 freezes nothing.
 
     Raises:
         InputError: this kind of network has no such stages.
