@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pmm.errors import InputError, MissingDependency
+from pmm.networks.devices import Statistics
 
 EMBEDDED_BACKBONE = "tf_efficientnet_lite0"
 DECODERS = {"deeplabv3plus": "DeepLabV3Plus", "pspnet": "PSPNet"}
@@ -190,7 +191,7 @@ def embedded_imagenet_state() -> dict[str, Tensor]:
     return {name: tensor for (name, _), tensor in pairs}
 
 
-def image_statistics(backbone: str) -> tuple[list[float], list[float]]:
+def image_statistics(backbone: str) -> Statistics:
     """Return mean and standard deviation (each 3 values, of images in [0,1]) that the backbone expects."""
     import timm
 

@@ -28,7 +28,7 @@ from pmm.errors import InputError
 from pmm.method.crf import SEGMENTATION_CRF, CRFSettings, DenseCRF
 from pmm.method.losses import PretendedUnderfittingLoss
 from pmm.method.pseudo_mask import cyclic_pseudo_mask
-from pmm.networks.devices import choose_device, keep_freed_memory, place, seeded
+from pmm.networks.devices import Statistics, choose_device, keep_freed_memory, place, seeded
 from pmm.networks.inference import class_probabilities, multi_scale_cam, pixel_loss_map
 from pmm.networks.models import CamClassifier, create_segmenter, freeze, image_statistics, load_imagenet
 from pmm.networks.training import EARLY, LOG, WEIGHTS, SegmentationLoss, TrainingSettings, load_weights, read_log
@@ -62,7 +62,7 @@ class Experiment:
     # --- the data
 
     @cached_property
-    def statistics(self) -> tuple[list[float], list[float]]:
+    def statistics(self) -> Statistics:
         """Mean and standard deviation that the backbone expects of its images."""
         return image_statistics(self.params.backbone)
 

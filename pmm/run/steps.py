@@ -27,8 +27,8 @@ from pmm.method.crf import CRFSettings
 from pmm.method.metrics import SegmentationScore
 from pmm.method.noise import flip_regions
 from pmm.method.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
-from pmm.networks.devices import prepare_images
-from pmm.networks.inference import Statistics, cam_batch_size, cams_in_batches, equal_sizes, multi_scale_cam
+from pmm.networks.devices import Statistics, prepare_images
+from pmm.networks.inference import cam_batch_size, cams_in_batches, equal_sizes, multi_scale_cam
 from pmm.networks.models import CamClassifier
 from pmm.networks.training import SegmentationLoss, TrainingImages, TrainingSettings, fit
 from pmm.threads import map_images
