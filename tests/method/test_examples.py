@@ -37,6 +37,10 @@ def test_examples(documented):
     assert not results.failed
 
 
+def test_the_front_doors_example():
+    assert run(pmm).attempted == 3 and not run(pmm).failed
+
+
 def test_there_are_examples_of_all_rooms_of_the_paper():
     assert {v.__module__ for v in PUBLIC} == {module.__name__ for module in MODULES}
     assert len(PUBLIC) > 30
