@@ -11,12 +11,11 @@ import json
 import os
 import shutil
 import xml.etree.ElementTree as ElementTree
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from joblib import Parallel, delayed
 from PIL import Image, ImageEnhance, ImageOps
 from tqdm.auto import tqdm
 
@@ -24,6 +23,7 @@ from pmm.data.images import write_jpeg, write_mask
 from pmm.data.voc import VOCData
 from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX
+from pmm.threads import map_images
 
 SCENE_CLASSES = (
     *("background", "arthropod", "bird", "fish", "flower", "fruit"),
@@ -172,9 +172,7 @@ def _write_set(root: Path, record: dict[str, int], n_jobs: int, progress: bool) 
     for folder in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
     size = {key: record[key] for key in ("width", "height", "seed")}
-    work = Parallel(n_jobs=n_jobs, return_as="generator")(
-        delayed(_write_scene)(root, split, index, size) for split, index in names
-    )
+    work = map_images(partial(_write_scene, root, size), names, workers=n_jobs, processes=True)
     for _ in tqdm(work, total=len(names), desc="scenes", unit="scene", disable=not progress):
         pass
     for split in SPLITS:
@@ -190,10 +188,10 @@ def _scene_id(split: str, index: int) -> str:
     return f"{split}_{index + 1:04d}"
 
 
-def _write_scene(root: Path, split: str, index: int, size: dict[str, int]) -> None:
+def _write_scene(root: Path, size: dict[str, int], which: tuple[str, int]) -> None:
     """Compose and write one scene: image, mask and annotation."""
-    scene = compose_scene(split, index, **size)
-    name = _scene_id(split, index)
+    scene = compose_scene(*which, **size)
+    name = _scene_id(*which)
     write_jpeg(root / "JPEGImages" / f"{name}.jpg", scene.image, quality=95)
     write_mask(root / "SegmentationClass" / f"{name}.png", scene_mask(scene))
     tree = ElementTree.ElementTree(_element("annotation", _annotation(scene, name)))
