@@ -106,6 +106,15 @@ def compile_lattice() -> None:
 class DenseCRF:
     """The dense CRF of one image. Not for use from several threads at a time.
 
+    Mean field lowers the energy of a labelling y, with p the given probabilities, x a pixel's position, I its colour:
+
+        E(y) = sum_i -log p_i(y_i)
+             + sum_{i<j} [y_i != y_j] * ( gauss_compat     * exp(-|x_i - x_j|^2 / (2 gauss_sxy^2))
+                                        + bilateral_compat * exp(-|x_i - x_j|^2 / (2 bilateral_sxy^2)
+                                                                 -|I_i - I_j|^2 / (2 bilateral_srgb^2)) )
+
+    where each kernel K is normalised as D^-1/2 K D^-1/2, D being its row sums.
+
     Args:
         image: (H, W, 3) uint8 RGB; copied.
         settings: kernels and iterations.

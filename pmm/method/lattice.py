@@ -101,8 +101,9 @@ def build_lattice(features: np.ndarray, threads: int) -> Lattice:
     vertices, weights = np.empty((n, d + 1), np.int32), np.empty((n, d + 1), np.float32)
     i = np.arange(d)
     scale = (np.sqrt(2 / 3) * (d + 1) / np.sqrt((i + 1) * (i + 2))).astype(np.float32)
+    # each stripe numbers its own vertices; the keys of all are then numbered anew in one table
     parts = run_parallel(threads, lambda s: _locate(features, scale, *s, vertices, weights), stripes(n))
-    capacity = 2
+    capacity = 2  # stays a power of two: `_find` masks the hash
     while capacity < 2 * sum(len(part) for part in parts) + 2:
         capacity *= 2
     table, keys = np.full(capacity, -1, np.int32), np.empty((capacity // 2, 2), np.int64)
@@ -166,10 +167,10 @@ class LatticeEngine:
     def mean_field(self, unary: np.ndarray) -> np.ndarray:
         """(K, N) float32 energies -> (K, N) float32 posterior."""
         blocks = -(-len(unary) // LANES)
-        logits = np.full((blocks, unary.shape[1], LANES), -np.inf, np.float32)
+        logits = np.full((blocks, unary.shape[1], LANES), -np.inf, np.float32)  # (K, N) -> (blocks, N, LANES)
         for k, energies in enumerate(unary):
             logits[k // LANES, :, k % LANES] = -energies
-        posterior = self._iterate(logits, partial(_softmax_sweep, len(unary)))  # (blocks, N, LANES)
+        posterior = self._iterate(logits, partial(_softmax_sweep, len(unary)))
         return np.ascontiguousarray(posterior.transpose(0, 2, 1).reshape(blocks * LANES, -1)[: len(unary)])
 
     def binary_mean_field(self, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -178,7 +179,7 @@ class LatticeEngine:
         for first in range(0, len(foreground), LANES):
             front, back = foreground[first : first + LANES].T, background[first : first + LANES].T
             lanes = 1 if front.shape[1] == 1 else LANES
-            block = np.zeros((1, len(front), lanes), np.float32)
+            block = np.zeros((1, len(front), lanes), np.float32)  # unused lanes stay 0: undecided, seen by nobody
             np.subtract(back, front, out=block[0, :, : front.shape[1]])
             posterior[first : first + LANES] = self._iterate(block, _tanh_sweep)[0, :, : front.shape[1]].T
         return posterior
