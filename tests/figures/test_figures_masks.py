@@ -1,15 +1,18 @@
 """What the figures of notebooks 04-06 compute, and that they draw without touching their input."""
 
+import inspect
 import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 
 from pmm.figures import losses, masks, tables, training
 from pmm.figures.style import to_png
 from pmm.method.crf import CRFSettings
 from pmm.method.pseudo_mask import background_score, ppmg_steps
+from pmm.method.smoothing import coefficient_of_variation
 from pmm.run.folder import RunFolder
 from pmm.studies.ablations import SETTINGS, summarise
 
@@ -208,3 +211,16 @@ def test_summary_skips_repeated_rows(tmp_path):
     run.record_metrics("06", {"rows": [["round 0", 0.5, 0.9], ["round 1", 0.6, 0.9]]})
     section = tables.summary_section(run, {"04": ("masks", 0), "06": ("masks", 1), "09": ("none", 0)}, "scenes")
     assert section["rows"] == [["masks", "ppmg", 0.5], ["masks", "round 1", 0.6]]
+
+
+def test_a_source_is_the_packages_own_and_folded(monkeypatch):
+    page = BeautifulSoup(tables.source_html(coefficient_of_variation), "html.parser")
+    assert page.summary.text == "pmm.method.smoothing.coefficient_of_variation (eq. 5)"
+    assert (
+        page.pre.text.strip() == inspect.getsource(coefficient_of_variation).strip()
+        and page.details.get("open") is None
+    )
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, **options: shown.append(bundle))
+    tables.show_source(background_score, ppmg_steps)
+    assert shown[0]["text/html"].count("<details>") == 2 and "def ppmg_steps(" in shown[0]["text/plain"]
