@@ -227,7 +227,7 @@ def story_figure(experiment: Experiment, image_id: str, model: str) -> Captioned
     """
     p, data, (_, cam) = experiment.params, experiment.data, experiment.cam(image_id)
     panels = [
-        (f"image:\n{label_names(data, image_id)}", data.image(image_id)),
+        ("label: " + label_names(data, image_id).replace(", ", ",\n"), data.image(image_id)),
         ("CAM,\nall classes", cam.max(axis=0)),
         (f"smoothed,\ns = {p.s:g}", smooth_cam(cam, p.s, p.t, p.variant).max(axis=0)),
         ("pseudo-mask,\nPPMG", experiment.pseudo_mask("ppmg", image_id)),

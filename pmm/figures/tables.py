@@ -81,7 +81,7 @@ def summary_section(run: RunFolder, sections: Mapping[str, tuple[str, int]], dat
         "data": data,
         "columns": ["what", "step", "mIoU"],
         "rows": rows,
-        "note": "Pseudo-masks are judged on the training split, models on the validation split.",
+        "note": "Pseudo-masks are evaluated on the training split, models on the validation split.",
     }
 
 

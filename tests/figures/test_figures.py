@@ -291,7 +291,7 @@ def test_figures_of_cams_know_their_classes(image, mask):
     scene = OneScene(image, mask)
     assert data.cams_figure(scene, ["x", "y"]).alt.count("bird; small mammal") == 2
     figure = data.scales_figure(image, np.ones((2, 3)), {"scale 1": np.ones((12, 16))}, "small_mammal")
-    assert "small mammal" in figure.caption and "raw map, scale 1: 2 x 3 places" in figure.alt
+    assert "small mammal" in figure.caption and "raw map, scale 1, 2 x 3 places" in figure.alt
     figure = smoothing.extremes_figure(scene, {"even": (0.5, "x", 1), "uneven": (1.2, "x", 2)})
     assert figure.alt == "Images: image; bird, c_v = 0.50; image; small mammal, c_v = 1.20."
     figure = smoothing.before_after_figure(scene, [(0.5, "x", 1), (1.2, "x", 2)])

@@ -112,9 +112,9 @@ def test_rows_follow_the_experiment():
 def test_the_story_names_the_labels_and_ends_with_the_ground_truth():
     figure = masks.story_figure(FakeExperiment(), "b", "pus")
     assert [title.split("\n")[0] for title in titles(figure)] == [
-        "image:", "CAM,", "smoothed,", "pseudo-mask,", "segmentation", "ground truth,",
+        "label: b,", "CAM,", "smoothed,", "pseudo-mask,", "segmentation", "ground truth,",
     ]  # fmt: skip
-    assert titles(figure)[0] == "image:\nb, c" and len(titles(masks.story_figure(FakeExperiment(), "c", "pus"))) == 5
+    assert titles(figure)[0] == "label: b,\nc" and len(titles(masks.story_figure(FakeExperiment(), "c", "pus"))) == 5
 
 
 def test_variants_are_drawn_with_the_pixels_that_differ():
