@@ -20,13 +20,9 @@ CELL = 'style="text-align:left;padding:2px 12px 2px 0"'
 
 
 def score_section(
-    title: str,
-    data: str,
-    scores: Mapping[str, Mapping[str, Any]],
-    note: str = "",
-    what: str = "method",
+    title: str, data: str, scores: Mapping[str, Mapping[str, Any]], note: str = "", what: str = "method",
     bound: str | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Gather scores as a section of metrics.json.
 
     Args:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pmm.errors import InputError
 from pmm.figures import data, palette, panels, smoothing, style
-from pmm.method.smoothing import MIN_EXPONENT
+from pmm.method.smoothing import MIN_EXPONENT, smooth_cam
 
 ALT = 'A mask of "birds" & <fish>'
 NAMES = ("background", "bird", "small_mammal")
@@ -311,10 +311,12 @@ def test_coverage_by_hand():
 
 
 def test_smoothing_figures(image):
-    heat = np.linspace(0, 1, 192, dtype=np.float32).reshape(12, 16)
-    row = smoothing.before_after(image, "bird", heat, np.sqrt(heat))
-    assert [t for t, _ in row] == ["image", "bird: before", "bird: after", "added, 4 x brighter"]
-    assert np.allclose(row[3][1], np.minimum(4 * (np.sqrt(heat) - heat), 1), atol=1e-6)
+    scene = OneScene(image, None)
+    axes = smoothing.before_after_figure(scene, [(0.5, "x", 1)]).axes
+    assert [axis.get_title() for axis in axes[:4]] == ["image", "bird: before", "bird: after", "added, 4 x brighter"]
+    heat = scene.cam("x")[1][0]
+    added = smooth_cam(heat[None], s=0.3, t=0.05, variant="paper")[0] - heat
+    assert np.allclose(axes[3].images[0].get_array(), np.minimum(4 * added, 1), atol=1e-6) and added.max() > 0
     curve = smoothing.power_curves({"high": 1.0}, s=0.5).axes[0].lines[1]
     assert np.allclose(curve.get_ydata(), curve.get_xdata() ** 0.5, atol=1e-6) and MIN_EXPONENT < 0.5
     assert "largest possible" in texts(smoothing.variation_histogram(np.array([0.5]), 0.3, 2.12))
