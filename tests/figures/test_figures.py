@@ -216,6 +216,7 @@ def test_figures_describe_themselves(mask):
     series = {"one": ([0, 1, 2], [1, 3, 2]), "two": ([0, 2], [5, 4])}
     alt = "Curves of y over x. one: 1 at 0, 2 at 2, highest 3 at 1; two: 5 at 0, 4 at 2."
     assert panels.curves(series, "x", "y").alt == alt
+    assert panels.curves({"none": ([], [])}, "x", "y").alt == "Curves of y over x. none: no values."
     values = {"a": np.array([0.1, 0.3, 0.8]), "b": np.array([])}
     spread = "a, 3 values from 0.10 to 0.80, median 0.30; b, no values"
     assert panels.histogram(values, "share").alt == f"Histograms of share: {spread}."
