@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from pmm.figures.masks import exact_panel
+from pmm.figures.data import ground_truth_panel
 from pmm.figures.palette import LINES, text_colour
 from pmm.figures.panels import Panel
 from pmm.figures.style import WIDTH, new_figure, spaced, styled, wrap
@@ -220,7 +220,7 @@ def story_panels(experiment: Any, image_id: str, alpha: float) -> list[Panel]:
         ("smoothed\nCAM", steps.smoothed.max(axis=0)),
         ("the run's\nmask", steps.mask),
         *((title, ppmg_steps(image, cam, class_ids, **{**own, **one}).mask) for title, one in changed.items()),
-        *exact_panel(experiment.data, image_id),
+        *ground_truth_panel(experiment.data, image_id),
     ]
 
 

@@ -1,11 +1,17 @@
-"""Tables of the notebooks: one section of metrics.json, shown as it is recorded."""
+"""What a notebook shows beside its figures: a section of metrics.json as a table, and the source of a function."""
 
 from __future__ import annotations
 
 import html
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
 from pmm.run.folder import RunFolder
 from pmm.run.report import shown
@@ -14,13 +20,9 @@ CELL = 'style="text-align:left;padding:2px 12px 2px 0"'
 
 
 def score_section(
-    title: str,
-    data: str,
-    scores: Mapping[str, Mapping[str, Any]],
-    note: str = "",
-    what: str = "method",
+    title: str, data: str, scores: Mapping[str, Mapping[str, Any]], note: str = "", what: str = "method",
     bound: str | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Gather scores as a section of metrics.json.
 
     Args:
@@ -75,7 +77,7 @@ def summary_section(run: RunFolder, sections: Mapping[str, tuple[str, int]], dat
         "data": data,
         "columns": ["what", "step", "mIoU"],
         "rows": rows,
-        "note": "Pseudo-masks are judged on the training split, models on the validation split.",
+        "note": "Pseudo-masks are evaluated on the training split, models on the validation split.",
     }
 
 
@@ -98,6 +100,31 @@ def show_table(section: Mapping[str, Any]) -> None:
     lines = [" | ".join(shown(cell) for cell in row) for row in [section["columns"], *section["rows"]]]
     plain = "\n".join([section["title"], section["data"], *lines, section.get("note", "")])
     display({"text/html": table_html(section), "text/plain": plain}, raw=True)
+
+
+def source_html(function: Callable[..., Any]) -> str:
+    """Return a function's source, see `source_of`, folded under its full name and the equation its docstring names."""
+    name = html.escape(f"{function.__module__}.{function.__qualname__}")
+    headline = (inspect.getdoc(function) or "").partition("\n\n")[0]
+    equation = re.search(r"\([^()]*\b(?:eqs?\.|Algorithm|section) [^()]*\)", headline)
+    summary = f"<summary><code>{name}</code> {html.escape(equation[0]) if equation else ''}</summary>"
+    style = HtmlFormatter(noclasses=True, nobackground=True, prestyles="font-family:monospace;line-height:1.35")
+    return f"<details>{summary}{highlight(source_of(function), PythonLexer(), style)}</details>"
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """Return a function's or class's source as the package has it, and below it the private functions it calls."""
+    source, module = inspect.getsource(function), vars(inspect.getmodule(function))
+    called = [module.get(name) for name in dict.fromkeys(re.findall(r"\b_\w+(?=\()", source))]
+    return "\n\n".join([source, *(inspect.getsource(part) for part in called if inspect.isfunction(part))])
+
+
+def show_source(*functions: Callable[..., Any]) -> None:
+    """Display the source of functions or classes, each folded under its name; written in Python, in a file."""
+    from IPython.display import display
+
+    page = "".join(source_html(function) for function in functions)
+    display({"text/html": page, "text/plain": "\n\n".join(map(source_of, functions))}, raw=True)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
