@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 from pmm.figures.palette import LINES, text_colour
 from pmm.figures.panels import Panel, image_row
 from pmm.figures.style import WIDTH, CaptionedFigure, new_figure, spaced, styled, wrap
+from pmm.method import IGNORE_INDEX
 from pmm.method.crf import DenseCRF
-from pmm.method.metrics import UNKNOWN as IGNORE_INDEX
 from pmm.method.noise import flip_regions
 from pmm.method.pseudo_mask import ppmg_steps
 from pmm.run.experiment import Experiment
