@@ -13,8 +13,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pmm.figures.palette import UNKNOWN, palette, text_colour
+from pmm.figures.palette import palette, text_colour
 from pmm.figures.style import HEAT
+from pmm.method import IGNORE_INDEX
 
 CELL = (292, 219)
 """Width and height of a panel, pixels."""
@@ -112,7 +113,7 @@ def class_overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.75) ->
         (H, W, 3) uint8.
     """
     share = [round(255 * opacity)] * 256
-    share[0], share[UNKNOWN] = 0, 255
+    share[0], share[IGNORE_INDEX] = 0, 255
     part = Image.fromarray(mask).point(share)
     return np.asarray(Image.composite(_coloured(mask, palette()), Image.fromarray(pale(image)), part))
 

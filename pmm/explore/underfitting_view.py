@@ -11,8 +11,8 @@ from pmm.explore.charts import BLUE, GREEN, GREY, VERMILION, Axes, Chart, Curve
 from pmm.explore.sample import Sample
 from pmm.explore.underfitting_state import KINDS, ModelOutput, UnderfittingState
 from pmm.explore.view import View
-from pmm.figures.losses import HARD_RGB, WRONG_RGB, Doubted, split_doubted
-from pmm.figures.palette import UNKNOWN
+from pmm.figures.training import HARD_RGB, WRONG_RGB, Doubted, split_doubted
+from pmm.method import IGNORE_INDEX
 
 KAPPAS = np.round(np.geomspace(0.05, 5, 33), 4)
 TOP_WEIGHT = 2.0
@@ -20,7 +20,7 @@ TOP_WEIGHT = 2.0
 
 def gate(output: ModelOutput, state: UnderfittingState) -> tuple[float, bool]:
     """Return the mean loss of the scene and whether the gate of eq. 10 is open."""
-    valid = output.pseudo_mask != UNKNOWN
+    valid = output.pseudo_mask != IGNORE_INDEX
     count = output.loss.size if KINDS[state.kind][1] == "official" else max(int(valid.sum()), 1)
     mean = float(output.loss[valid].sum(dtype=np.float64) / count)
     return mean, mean < state.beta
@@ -43,7 +43,7 @@ def gradient_weight(output: ModelOutput, state: UnderfittingState) -> np.ndarray
             weight = np.where(over, state.kappa / np.maximum(loss, state.kappa), 1)
         else:
             weight = np.where(over, 0, 1)
-    return np.where(output.pseudo_mask == UNKNOWN, 0, weight).astype(np.float32)
+    return np.where(output.pseudo_mask == IGNORE_INDEX, 0, weight).astype(np.float32)
 
 
 def precision_recall(
@@ -60,7 +60,7 @@ def precision_recall(
         Precision and recall, (N,) float64; NaN where nothing is doubted, or no label is wrong.
     """
     split = split_doubted(output.loss, output.pseudo_mask, truth, 0.0)
-    wrong, judged = np.sort(output.loss[split.mislabelled]), np.sort(output.loss[split.judged])
+    wrong, judged = np.sort(output.loss[split.mislabelled]), np.sort(output.loss[split.evaluated])
     doubted_wrong = len(wrong) - np.searchsorted(wrong, kappas)
     doubted = len(judged) - np.searchsorted(judged, kappas)
     precision = np.divide(doubted_wrong, doubted, out=np.full(len(kappas), np.nan), where=doubted > 0)
@@ -81,7 +81,7 @@ def underfitting_view(sample: Sample, output: ModelOutput, state: UnderfittingSt
     split = None
     if sample.truth is not None:
         split = split_doubted(output.loss, output.pseudo_mask, sample.truth, state.doubt)
-    doubted = (output.loss >= state.doubt) & (output.pseudo_mask != UNKNOWN)
+    doubted = (output.loss >= state.doubt) & (output.pseudo_mask != IGNORE_INDEX)
     numbers = {
         "mean_loss": mean, "open": is_open, "doubted": float(doubted.mean()), "teaches": float(weight.mean()),
         **_judged_numbers(split),
@@ -160,7 +160,7 @@ def _charts(
 
 def _histogram(output: ModelOutput, state: UnderfittingState, split: Doubted | None) -> np.ndarray:
     edges = np.linspace(0, 5, 41)
-    valid = output.pseudo_mask != UNKNOWN
+    valid = output.pseudo_mask != IGNORE_INDEX
     loss = np.minimum(output.loss, 4.999)
     total = max(int(valid.sum()), 1)
     heights = np.log10(1 + np.histogram(loss[valid], edges)[0])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from pmm.figures.charts import draw_curves
-from pmm.figures.panels import Panel, add_legend, draw_image
-from pmm.figures.style import WIDTH, new_figure, spaced, styled, wrap
+from pmm.data import SegmentationData
+from pmm.figures.data import ground_truth_panel, label_names
+from pmm.figures.panels import Panel, add_legend, curves, draw_image, heat_row, image_row, in_words
+from pmm.figures.style import WIDTH, CaptionedFigure, new_figure, spaced, styled, wrap
+from pmm.method import IGNORE_INDEX
 from pmm.method.pseudo_mask import PpmgSteps, background_score, ppmg
 from pmm.method.smoothing import smooth_cam
+
+if TYPE_CHECKING:  # its import brings torch
+    from pmm.run.experiment import Experiment
 
 MARK_RGB = (213, 94, 0)
 """Vermilion of Okabe and Ito: no class has it, so it always means "look here"."""
@@ -37,9 +41,9 @@ def highlight(image: np.ndarray, *marks: tuple[np.ndarray, Sequence[int]]) -> np
 
 
 def disagreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return (H, W) bool: pixels where two masks differ; a pixel that is 255 in either is none."""
+    """Return (H, W) bool: pixels where two masks differ; a pixel that is IGNORE_INDEX in either is none."""
     first, second = np.asarray(first), np.asarray(second)
-    return (first != second) & (first != 255) & (second != 255)
+    return (first != second) & (first != IGNORE_INDEX) & (second != IGNORE_INDEX)
 
 
 def thicken(where: np.ndarray) -> np.ndarray:
@@ -49,23 +53,33 @@ def thicken(where: np.ndarray) -> np.ndarray:
     return np.any([padded[y : y + high, x : x + wide] for y in range(3) for x in range(3)], axis=0)
 
 
-def pick_examples(experiment: Any, count: int = 4, classes: int = 2) -> list[str]:
-    """Choose training images to look at: with exact masks if there are any, and nearly `classes` classes."""
+def pick_examples(experiment: Experiment, count: int = 4, classes: int = 2) -> list[str]:
+    """Choose training images to look at: with ground truth if there is any, and nearly `classes` classes."""
     data, ids = experiment.data, experiment.train_ids[:400]
     return sorted(ids, key=lambda i: (not data.has_mask(i), abs(len(data.labels(i)) - classes)))[:count]
 
 
-def exact_panel(data: Any, image_id: str) -> list[Panel]:
-    """Return the exact mask as a list of one panel, an empty list where there is none."""
-    return [("exact mask", data.mask(image_id))] if data.has_mask(image_id) else []
+def mask_rows(data: SegmentationData, rows: Mapping[str, Mapping[str, np.ndarray]]) -> CaptionedFigure:
+    """Draw a row for each image: the image, its masks, and its ground truth if there is one.
+
+    Args:
+        data: gives images and ground truth.
+        rows: image id -> title -> (H, W) uint8 mask or (H, W, 3) uint8 image, as many in each row.
+    """
+    drawn = [
+        [("image", data.image(image_id)), *masks.items(), *ground_truth_panel(data, image_id)]
+        for image_id, masks in rows.items()
+    ]
+    columns = max(map(len, drawn))
+    blank = ("", np.full_like(drawn[0][0][1], 255))  # where others have a ground truth
+    panels = [panel for row in drawn for panel in [*row, *[blank] * (columns - len(row))]]
+    return image_row(panels, data.class_names, columns)
 
 
-def variant_masks(experiment: Any, image_id: str) -> dict[str, np.ndarray]:
-    """Return one training image's PPMG mask by both variants, with the run's parameters otherwise."""
-    p, (class_ids, cam) = experiment.params, experiment.cam(image_id)
-    settings = {"s": p.s, "alpha": p.alpha, "t": p.t, "crf": experiment.crf_settings()}
-    image = experiment.data.image(image_id)
-    return {f"variant: {v}": ppmg(image, cam, class_ids, variant=v, **settings) for v in ("official", "paper")}
+def background_figure(image: np.ndarray, cam: np.ndarray, alphas: Sequence[float]) -> CaptionedFigure:
+    """Draw an image, its strongest activation and its background score for each alpha; (C, H, W) cam in [0, 1]."""
+    figure = heat_row([("image", image), *alpha_panels(cam, alphas)], columns=3, label="activation, score")
+    return figure.say("Background score of one image for several alpha.")
 
 
 def alpha_panels(cam: np.ndarray, alphas: Sequence[float]) -> list[Panel]:
@@ -74,60 +88,10 @@ def alpha_panels(cam: np.ndarray, alphas: Sequence[float]) -> list[Panel]:
     return panels + [(f"background, alpha {alpha:g}", background_score(cam, alpha)) for alpha in alphas]
 
 
-def compare_panels(experiment: Any, methods: Mapping[str, str], image_ids: Sequence[str]) -> list[Panel]:
-    """Return a row of panels for each image: photograph, one pseudo-mask a method, exact mask if any.
-
-    Args:
-        experiment: the run, a `pmm.run.experiment.Experiment`.
-        methods: method -> title.
-        image_ids: training images.
-    """
-    data, panels = experiment.data, []
-    for image_id in image_ids:
-        panels.append(("scene", data.image(image_id)))
-        panels += [(title, experiment.pseudo_mask(method, image_id)) for method, title in methods.items()]
-        panels += exact_panel(data, image_id)
-    return panels
-
-
-def cyclic_panels(experiment: Any, teacher: str, masks: str, image_id: str) -> list[Panel]:
-    """Return one image's row: photograph, training mask, prediction without and with the filter, truth.
-
-    Args:
-        experiment: the run, a `pmm.run.experiment.Experiment`.
-        teacher: name of a trained segmentation model.
-        masks: what it learned from.
-        image_id: a training image.
-    """
-    return [
-        ("scene", experiment.data.image(image_id)),
-        (f"round 0: {masks}", experiment.pseudo_mask(masks, image_id)),
-        ("predicted, not filtered", experiment.cyclic_mask(teacher, image_id, False)),
-        ("predicted, filtered", experiment.cyclic_mask(teacher, image_id, True)),
-        *exact_panel(experiment.data, image_id),
-    ]
-
-
-def change_panels(experiment: Any, first: str, last: str, image_ids: Sequence[str]) -> list[Panel]:
-    """Return a row of four panels an image: photograph, first mask, last mask, the pixels that differ."""
-    panels = []
-    for image_id in image_ids:
-        image = experiment.data.image(image_id)
-        before, after = (experiment.pseudo_mask(masks, image_id) for masks in (first, last))
-        marked = highlight(image, (disagreement(before, after), MARK_RGB))
-        titles = ("scene", "round 0", "last round", "changed pixels")
-        panels += zip(titles, (image, before, after, marked), strict=True)
-    return panels
-
-
 @styled
 def ppmg_figure(
-    image: np.ndarray,
-    cam: np.ndarray,
-    class_ids: Sequence[int],
-    steps: PpmgSteps,
-    class_names: Sequence[str],
-) -> Figure:
+    image: np.ndarray, cam: np.ndarray, class_ids: Sequence[int], steps: PpmgSteps, class_names: Sequence[str]
+) -> CaptionedFigure:
     """Draw Algorithm 1 on one image: one row a class, from its CAM to its share, then the mask.
 
     Args:
@@ -143,30 +107,50 @@ def ppmg_figure(
     figure, axes = new_figure(rows, 5, rows * (0.97 * wide * image.shape[0] / image.shape[1] + 0.15) + 1.2)
     for axis in axes.flat:
         axis.set_axis_off()
+    names = [f"{spaced(class_names[i])}\nc_v = {c_v:.2f}" for i, c_v in zip(class_ids, steps.c_v, strict=True)]
     for row, maps in enumerate(zip(cam, steps.smoothed, steps.posterior, share, strict=True)):
         for axis, panel in zip(axes[row], maps, strict=False):
             draw_image(axis, panel)
-        name = f"{spaced(class_names[class_ids[row]])}\nc_v = {steps.c_v[row]:.2f}"
         place = {"transform": axes[row, 0].transAxes, "bbox": {"facecolor": "black", "pad": 2}}
-        axes[row, 0].text(0.03, 0.06, name, color="white", fontsize=12, **place).set_in_layout(False)
-    for axis, title in zip(axes[0], STEP_TITLES, strict=False):
+        axes[row, 0].text(0.03, 0.06, names[row], color="white", fontsize=12, **place).set_in_layout(False)
+    for axis, title in zip(axes[0], (*STEP_TITLES, "pseudo-mask Y"), strict=True):
         axis.set_title(wrap(title, wide))
-    _draw_result(axes[:, 4], image, steps.mask, class_names, wide)
+    draw_image(axes[0, 4], steps.mask, class_names)
+    draw_image(axes[1, 4], image)
+    axes[1, 4].set_title("the image")
     add_legend(figure, [steps.mask], class_names)
-    return figure
+    return figure.say(
+        "PPMG step by step; one row is one class.",
+        f"Rows for {' and '.join(names)}, with the columns {', '.join(STEP_TITLES)}. "
+        f"At the right the {in_words('result', steps.mask, class_names)}.",
+    )
 
 
-def _draw_result(column: np.ndarray, image: np.ndarray, mask: np.ndarray, names: Sequence[str], wide: float) -> None:
-    draw_image(column[0], mask, names)
-    column[0].set_title(wrap("pseudo-mask Y", wide))
-    draw_image(column[1], image)
-    column[1].set_title("the scene")
+def variant_masks(experiment: Experiment, image_id: str) -> dict[str, np.ndarray]:
+    """Return one training image's PPMG mask by both variants, with the run's parameters otherwise."""
+    p, (class_ids, cam) = experiment.params, experiment.cam(image_id)
+    settings = {"s": p.s, "alpha": p.alpha, "t": p.t, "crf": experiment.crf_settings()}
+    image = experiment.data.image(image_id)
+    return {f"variant: {v}": ppmg(image, cam, class_ids, variant=v, **settings) for v in ("official", "paper")}
+
+
+def variants_figure(data: SegmentationData, image_id: str, masks: Mapping[str, np.ndarray]) -> CaptionedFigure:
+    """Draw two masks of an image, see `variant_masks`, and where they differ."""
+    differ = disagreement(*masks.values())
+    marked = highlight(data.image(image_id), (thicken(differ), MARK_RGB))  # a single pixel would be too small to see
+    title = "pixels that differ"
+    figure = image_row([*masks.items(), (title, marked)], data.class_names, columns=3)
+    return figure.say(
+        "The image with most differences: mask by the released code, by the equations, and where they differ "
+        "(each such pixel is drawn as 3 x 3).",
+        f"{figure.alt} {differ.sum()} of {differ.size} pixels differ.",
+    )
 
 
 @styled
 def sweep_figure(
     sweeps: Sequence[Mapping[str, Any]], title: str = "", marks: Mapping[str, float] | None = None
-) -> Figure:
+) -> CaptionedFigure:
     """Draw mIoU over a swept parameter, one curve a sweep.
 
     Args:
@@ -174,10 +158,10 @@ def sweep_figure(
         title: over the axes.
         marks: label -> value of a dashed vertical line, such as the run's own value.
     """
-    figure, axes = new_figure(1, 1, 4.6)
-    axis, parameter = axes[0, 0], sweeps[0]["parameter"]
+    parameter = sweeps[0]["parameter"]
     series = {sweep["method"]: (sweep["values"], 100 * np.array(sweep["miou"])) for sweep in sweeps}
-    draw_curves(axis, series, parameter, "mIoU in %")
+    figure = curves(series, parameter, "mIoU in %")
+    axis = figure.axes[0]
     axis.set_title(title, pad=28 if marks else None)
     for value in sorted(set((marks or {}).values())):
         label = " = ".join(name for name, place in marks.items() if place == value)
@@ -187,24 +171,68 @@ def sweep_figure(
         axis.set_xscale("log", base=2)
         ticks = sorted({value for sweep in sweeps for value in sweep["values"]})
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    return figure
+    return figure.say(
+        f"mIoU of the pseudo-masks over {parameter}, against ground truth: to look at, it chooses nothing."
+    )
 
 
-def story_panels(experiment: Any, image_id: str, model: str) -> list[Panel]:
-    """Walk one training scene through all stages: image, CAM, smoothed CAM, pseudo-mask, prediction, exact mask.
+def methods_figure(experiment: Experiment, methods: Mapping[str, str], image_ids: Sequence[str]) -> CaptionedFigure:
+    """Draw a row for each training image with its pseudo-masks; methods maps each method to its title."""
+    rows = {i: {title: experiment.pseudo_mask(m, i) for m, title in methods.items()} for i in image_ids}
+    return mask_rows(experiment.data, rows).say(f"Pseudo-masks of training images by {len(methods)} methods.")
+
+
+def cyclic_figure(experiment: Experiment, teacher: str, masks: str, image_ids: Sequence[str]) -> CaptionedFigure:
+    """Draw a row for each training image: its mask, the prediction without and with the filter, ground truth.
 
     Args:
-        experiment: a `pmm.run.experiment.Experiment` whose stages are finished.
+        experiment: the run.
+        teacher: name of a trained segmentation model.
+        masks: what it learned from.
+        image_ids: training images.
+    """
+    rows = {
+        image_id: {
+            f"round 0: {masks}": experiment.pseudo_mask(masks, image_id),
+            "predicted, not filtered": experiment.cyclic_mask(teacher, image_id, False),
+            "predicted, filtered": experiment.cyclic_mask(teacher, image_id, True),
+        }
+        for image_id in image_ids
+    }
+    return mask_rows(experiment.data, rows).say(
+        "Training images: mask of round 0, the teacher's prediction without and with the filter, ground truth."
+    )
+
+
+def changes_figure(experiment: Experiment, first: str, last: str, image_ids: Sequence[str]) -> CaptionedFigure:
+    """Draw a row of four panels a training image: image, first mask, last mask, the pixels that differ."""
+    data, panels = experiment.data, []
+    for image_id in image_ids:
+        image = data.image(image_id)
+        before, after = (experiment.pseudo_mask(masks, image_id) for masks in (first, last))
+        marked = highlight(image, (disagreement(before, after), MARK_RGB))
+        titles = ("image", "round 0", "last round", "changed pixels")
+        panels += zip(titles, (image, before, after, marked), strict=True)
+    figure = image_row(panels, data.class_names)
+    return figure.say("Masks of round 0 and of the last round, and the pixels that changed, in orange.")
+
+
+def story_figure(experiment: Experiment, image_id: str, model: str) -> CaptionedFigure:
+    """Walk one training image through all stages: image, CAM, smoothed CAM, pseudo-mask, prediction, ground truth.
+
+    Args:
+        experiment: the run, whose stages are finished.
         image_id: of a training image.
         model: name of a trained segmenter.
     """
     p, data, (_, cam) = experiment.params, experiment.data, experiment.cam(image_id)
-    image = data.image(image_id)
-    return [
-        ("image, with\nits labels", image),
+    panels = [
+        (f"image:\n{label_names(data, image_id)}", data.image(image_id)),
         ("CAM,\nall classes", cam.max(axis=0)),
         (f"smoothed,\ns = {p.s:g}", smooth_cam(cam, p.s, p.t, p.variant).max(axis=0)),
         ("pseudo-mask,\nPPMG", experiment.pseudo_mask("ppmg", image_id)),
         ("segmentation\nmodel", experiment.predict(model, image_id)),
-        *((f"{title},\nto compare", mask) for title, mask in exact_panel(data, image_id)),
+        *((f"{title},\nto compare", mask) for title, mask in ground_truth_panel(data, image_id)),
     ]
+    figure = image_row(panels, data.class_names, columns=len(panels))
+    return figure.say("One training image through all stages, from image-level labels to the segmentation model.")

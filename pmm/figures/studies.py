@@ -14,8 +14,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from pmm.figures.data import ground_truth_panel
 from pmm.figures.palette import LINES, text_colour
-from pmm.figures.panels import Panel, image_row
+from pmm.figures.panels import image_row
 from pmm.figures.style import WIDTH, CaptionedFigure, new_figure, spaced, styled, wrap
 from pmm.method import IGNORE_INDEX
 from pmm.method.crf import DenseCRF
@@ -253,17 +254,12 @@ def story(experiment: Experiment, image_id: str, alpha: float) -> CaptionedFigur
         ("smoothed\nCAM", steps.smoothed.max(axis=0)),
         ("the run's\nmask", steps.mask),
         *((title, ppmg_steps(image, cam, class_ids, **{**own, **one}).mask) for title, one in changed.items()),
-        *_ground_truth(experiment, image_id),
+        *ground_truth_panel(experiment.data, image_id),
     ]
     return image_row(panels, experiment.data.class_names, columns=7).say(
         f"From the image to the mask (s = {p.s:g}, alpha = {p.alpha:g}), with s = 0, with alpha = {alpha:g}.",
         "A row: image, CAM, smoothed CAM, the run's mask, the mask with s = 0, with a larger alpha, ground truth.",
     )
-
-
-def _ground_truth(experiment: Experiment, image_id: str) -> list[Panel]:
-    data = experiment.data
-    return [("ground truth", data.mask(image_id))] if data.has_mask(image_id) else []
 
 
 def s_alpha_maps(found: Mapping[str, Record]) -> CaptionedFigure:

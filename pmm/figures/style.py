@@ -64,13 +64,15 @@ class CaptionedFigure(Figure):
     alt = ""
     """What a reader who cannot see it needs to know."""
 
-    def say(self, caption: str, alt: str) -> CaptionedFigure:
-        """Set caption and alternative text, and return the figure."""
-        self.caption, self.alt = caption, alt
+    def say(self, caption: str, alt: str = "") -> CaptionedFigure:
+        """Set the caption and, unless the figure describes itself well enough, the alternative text; return it."""
+        self.caption, self.alt = caption, alt or self.alt
         return self
 
 
-def new_figure(rows: int = 1, columns: int = 1, height: float = 4.2, width: float = WIDTH, **subplots: Any):
+def new_figure(
+    rows: int = 1, columns: int = 1, height: float = 4.2, width: float = WIDTH, **subplots: Any
+) -> tuple[CaptionedFigure, np.ndarray]:
     """Make an empty figure outside pyplot, so that nothing shows it twice.
 
     Args:
@@ -131,32 +133,23 @@ def to_svg(figure: Figure) -> bytes:
 def show(
     figure: CaptionedFigure, name: str | None = None, run: RunFolder | Path | None = None, svg: bool = False
 ) -> None:
-    """Display a figure with its own caption and alternative text, and keep it; see `show_captioned`."""
-    show_captioned(figure, figure.caption, figure.alt, name, run, svg)
-
-
-def show_captioned(
-    figure: Figure, caption: str, alt: str, name: str | None = None, run: RunFolder | Path | None = None,
-    svg: bool = False,
-) -> None:  # fmt: skip
-    """Display a figure with caption and alternative text; keep it in the run folder.
+    """Display a figure with its caption and alternative text; keep it in the run folder.
 
     JupyterLab and nbconvert's default template both drop an alternative text that stands in a PNG
     output's metadata. So the output is HTML: a figure element with the PNG, its `alt` and the caption.
 
     Args:
-        figure: drawn figure; it is closed.
-        caption: one sentence under the figure.
-        alt: what a reader who cannot see it needs to know.
+        figure: drawn figure that has been told its caption, see `CaptionedFigure.say`; it is closed.
         name: file name without suffix, beginning with the notebook's number, such as `01_scenes`.
         run: run folder; with name, it gets figures/<name>.png and an entry in figures/captions.json.
         svg: keep figures/<name>.svg beside it, for a slide.
 
     Raises:
-        InputError: caption or alt is empty, or name does not begin with two digits and `_`.
+        InputError: the figure lacks caption or alt, or name does not begin with two digits and `_`.
     """
+    caption, alt = getattr(figure, "caption", ""), getattr(figure, "alt", "")
     if not caption.strip() or not alt.strip():
-        raise InputError("show: caption or alt is empty; every figure needs both")
+        raise InputError("show: caption or alt is empty; give the figure both with figure.say(caption, alt)")
     png = to_png(figure)
     if name is not None and run is not None:
         folder = Path(getattr(run, "path", run))

@@ -1,11 +1,17 @@
-"""Tables of the notebooks: one section of metrics.json, shown as it is recorded."""
+"""What a notebook shows beside its figures: a section of metrics.json as a table, and the source of a function."""
 
 from __future__ import annotations
 
 import html
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
 from pmm.run.folder import RunFolder
 from pmm.run.report import shown
@@ -98,6 +104,28 @@ def show_table(section: Mapping[str, Any]) -> None:
     lines = [" | ".join(shown(cell) for cell in row) for row in [section["columns"], *section["rows"]]]
     plain = "\n".join([section["title"], section["data"], *lines, section.get("note", "")])
     display({"text/html": table_html(section), "text/plain": plain}, raw=True)
+
+
+def source_html(function: Callable[..., Any]) -> str:
+    """Return a function's source, highlighted, folded under its full name and the equation its docstring names."""
+    name = html.escape(f"{function.__module__}.{function.__qualname__}")
+    headline = (inspect.getdoc(function) or "").partition("\n\n")[0]
+    equation = re.search(r"\([^()]*\b(?:eqs?\.|Algorithm|section) [^()]*\)", headline)
+    summary = f"<summary><code>{name}</code> {html.escape(equation[0]) if equation else ''}</summary>"
+    formatter = HtmlFormatter(noclasses=True, nobackground=True, prestyles="line-height:1.35")
+    return f"<details>{summary}{highlight(inspect.getsource(function), PythonLexer(), formatter)}</details>"
+
+
+def show_source(*functions: Callable[..., Any]) -> None:
+    """Display the source of functions or classes as the package has it, each folded under its name.
+
+    Args:
+        functions: written in Python, in a file.
+    """
+    from IPython.display import display
+
+    page = "".join(source_html(function) for function in functions)
+    display({"text/html": page, "text/plain": "\n".join(map(inspect.getsource, functions))}, raw=True)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -1,9 +1,10 @@
-"""Style, palette and panels of the notebooks' figures."""
+"""Style and panels of the notebooks' figures, and the figures of notebooks 01 to 03."""
 
 import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import nbformat
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pmm.errors import InputError
-from pmm.figures import cams, data, palette, panels, smoothing, style
+from pmm.figures import data, palette, panels, smoothing, style
 from pmm.method.smoothing import MIN_EXPONENT
 
 ALT = 'A mask of "birds" & <fish>'
@@ -41,59 +42,20 @@ def texts(figure):
     return [t.get_text() for t in figure.findobj(mpl.text.Text) if t.get_text()]
 
 
-# --- palette
-
-
-def test_every_mask_value_has_a_colour_of_its_own():
-    colours = palette.palette()
-    assert colours.shape == (256, 3) and colours.dtype == np.uint8
-    assert len({tuple(c) for c in colours.tolist()}) == 256
-
-
-def test_colours_of_background_unknown_and_first_class_are_fixed():
-    assert palette.mask_to_rgb(np.array([[0, 255, 1]])).tolist() == [
-        [[205, 205, 205], [255, 255, 255], [0x33, 0x22, 0x88]]
-    ]
-
-
-def test_first_classes_are_apart_for_colour_blind_readers():
-    colours = palette.palette()
-    used = [*range(10), 255]
-    gaps = [palette.colour_distance(colours[i], colours[j]) for i in used for j in used if i < j]
-    assert min(gaps) > 15  # CIELAB; 2 is just noticeable
-    assert min(palette.colour_distance(colours[i], colours[0]) for i in range(1, 81)) > 6
-
-
-def test_lab_of_known_colours():
-    assert np.allclose(palette.to_lab(np.array([255, 255, 255])), [100, 0, 0], atol=0.1)
-    assert np.allclose(palette.to_lab(np.array([255, 0, 0])), [53.2, 80.1, 67.2], atol=0.3)
-
-
-def test_colour_blindness_hides_red_against_green():
-    red, green = np.array([190, 80, 0]), np.array([110, 120, 0])
-    assert palette.colour_distance(red, green) < 0.5 * np.linalg.norm(palette.to_lab(red) - palette.to_lab(green))
-
-
-def test_palette_cannot_be_changed():
-    with pytest.raises(ValueError, match="read-only"):
-        palette.palette()[0] = 1
-
-
-def test_text_reads_on_its_ground():
-    assert palette.text_colour((0, 0, 0.3)) == "white" and palette.text_colour((1, 1, 0.8)) == "black"
-
-
 # --- show
 
 
 def test_show_keeps_png_and_captions(tmp_path, image, capsys):
-    style.show_captioned(panels.image_row([("a", image)]), "First.", "Alt one.", "01_first", tmp_path)
-    style.show_captioned(panels.image_row([("a", image)]), "Old.", "Alt two.", "02_second", tmp_path)
-    style.show_captioned(panels.image_row([("a", image)]), "New.", "Alt three.", "02_second", tmp_path)
+    for name, *texts in [
+        ("01_first", "First.", "Alt one."),
+        ("02_second", "Old.", "Two."),
+        ("02_second", "New.", "Three."),
+    ]:
+        style.show(panels.image_row([("a", image)]).say(*texts), name, tmp_path)
     folder = tmp_path / "figures"
     assert json.loads((folder / "captions.json").read_text()) == {
         "01_first": {"caption": "First.", "alt": "Alt one.", "notebook": "01", "file": "01_first.png"},
-        "02_second": {"caption": "New.", "alt": "Alt three.", "notebook": "02", "file": "02_second.png"},
+        "02_second": {"caption": "New.", "alt": "Three.", "notebook": "02", "file": "02_second.png"},
     }
     assert sorted(p.name for p in folder.iterdir()) == ["01_first.png", "02_second.png", "captions.json"]
     assert png_size((folder / "01_first.png").read_bytes())[0] > 300
@@ -101,7 +63,7 @@ def test_show_keeps_png_and_captions(tmp_path, image, capsys):
 
 def test_show_keeps_an_svg_on_request(tmp_path, image):
     for _ in range(2):
-        style.show_captioned(panels.image_row([("a", image)]), "First.", "Alt.", "01_first", tmp_path, svg=True)
+        style.show(panels.image_row([("a", image)]).say("First.", "Alt."), "01_first", tmp_path, svg=True)
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["01_first.png", "01_first.svg", "captions.json"]
     drawn = (tmp_path / "figures" / "01_first.svg").read_bytes()
     assert b"<svg" in drawn and b"<image" in drawn and b"<text" not in drawn
@@ -110,20 +72,31 @@ def test_show_keeps_an_svg_on_request(tmp_path, image):
 
 def test_show_without_a_run_writes_nothing(tmp_path, image, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    style.show_captioned(panels.image_row([("a", image)]), "Caption.", "Alt.", "01_first")
+    style.show(panels.image_row([("a", image)]).say("Caption.", "Alt."), "01_first")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("caption, alt", [("", "alt"), ("caption", " ")])
 def test_show_demands_texts(image, caption, alt):
     with pytest.raises(InputError, match="caption or alt is empty"):
-        style.show_captioned(panels.image_row([("a", image)]), caption, alt)
+        style.show(panels.image_row([("a", image)]).say(caption, alt))
+
+
+def test_show_demands_texts_of_a_plain_figure_too():
+    with pytest.raises(InputError, match=r"figure\.say"):
+        style.show(mpl.figure.Figure())
+
+
+def test_a_figure_keeps_its_own_alternative_text_unless_told_another(image):
+    figure = panels.image_row([("a", image)])
+    assert figure.say("Caption.").alt == "Images: a." and figure.caption == "Caption."
+    assert figure.say("Caption.", "Other.").alt == "Other."
 
 
 @pytest.mark.parametrize("name", ["first", "1_first", "01_../first", "01_"])
 def test_show_refuses_names_without_notebook_number(tmp_path, image, name):
     with pytest.raises(InputError, match="notebook's number"):
-        style.show_captioned(panels.image_row([("a", image)]), "c", "a", name, tmp_path)
+        style.show(panels.image_row([("a", image)]).say("c", "a"), name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -134,8 +107,8 @@ def test_equal_figures_give_equal_files(image):
 
 def test_show_closes_a_pyplot_figure():
     pyplot = pytest.importorskip("matplotlib.pyplot")
-    figure = pyplot.figure()
-    style.show_captioned(figure, "c", "a")
+    figure = pyplot.figure(FigureClass=style.CaptionedFigure)
+    style.show(figure.say("c", "a"))
     assert figure.number not in pyplot.get_fignums()
 
 
@@ -163,7 +136,7 @@ def test_displayed_output_is_html_with_alt(image, monkeypatch):
 
     shown = []
     monkeypatch.setattr(IPython.display, "display", lambda bundle, **options: shown.append((bundle, options)))
-    style.show_captioned(panels.image_row([("a", image)]), "Caption.", ALT)
+    style.show(panels.image_row([("a", image)]).say("Caption.", ALT))
     ((bundle, options),) = shown
     assert 'alt="A mask of &quot;birds&quot; &amp; &lt;fish&gt;"' in bundle["text/html"]
     assert options["metadata"] == {"alt": ALT} and options["raw"]
@@ -171,8 +144,8 @@ def test_displayed_output_is_html_with_alt(image, monkeypatch):
 
 def test_figures_import_no_torch():
     code = (
-        "import sys; import pmm.figures.style, pmm.figures.panels, pmm.figures.cams, pmm.figures.smoothing, "
-        "pmm.figures.data; assert 'torch' not in sys.modules"
+        "import sys; import pmm.figures.style, pmm.figures.panels, pmm.figures.smoothing, pmm.figures.data, "
+        "pmm.figures.masks; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -192,13 +165,6 @@ def test_image_row_wraps_titles_and_fills_rows(image):
     figure = panels.image_row([("a very long title that cannot fit one line of a panel", image)] * 5, columns=4)
     assert len(figure.axes) == 8 and "\n" in figure.axes[0].get_title()
     assert png_size(style.to_png(figure))[0] > 1000
-
-
-def test_mask_overlay_by_hand():
-    image = np.full((1, 3, 3), 100, np.uint8)
-    mixed = panels.mask_overlay(image, np.array([[0, 255, 1]], np.uint8), opacity=0.5)
-    assert mixed.tolist() == [[[100, 100, 100], [255, 255, 255], [76, 67, 118]]]
-    assert (image == 100).all()
 
 
 def test_heat_overlay_is_brighter_where_hotter():
@@ -237,6 +203,30 @@ def test_curves_bars_and_tables_write_their_numbers():
     assert {"one", "two"} <= set(texts(panels.curves({"one": ([0, 1], [1, 2]), "two": ([0], [3])}, "x", "y")))
 
 
+def test_figures_describe_themselves(mask):
+    shares = "background 54 %, bird 16 %, small mammal 22 %, unknown (255) 8 %"
+    assert panels.image_row([("a\nmask", mask), ("", mask)], NAMES).alt == f"Images: a mask ({shares})."
+    assert panels.bars({"small_mammal": 0.25}, "IoU").alt == "Bars of IoU: small mammal 25.0 %."
+    two = {"x": {"a": 0.25}, "y": {"a": 0.5, "b": 1.0}}
+    assert panels.grouped_bars(two, "IoU").alt == "Bars of IoU. x: a 25.0 %, b –; y: a 50.0 %, b 100.0 %."
+    grids = [("g", np.array([[0.25, np.nan], [1, 0]])), ("h", np.array([[3, 4]]))]
+    assert (
+        panels.number_grids(grids, digits=1).alt == "Grids of numbers, row by row. g: 0.2 empty / 1.0 0.0; h: 3.0 4.0."
+    )
+    series = {"one": ([0, 1, 2], [1, 3, 2]), "two": ([0, 2], [5, 4])}
+    alt = "Curves of y over x. one: 1 at 0, 2 at 2, highest 3 at 1; two: 5 at 0, 4 at 2."
+    assert panels.curves(series, "x", "y").alt == alt
+    values = {"a": np.array([0.1, 0.3, 0.8]), "b": np.array([])}
+    spread = "a, 3 values from 0.10 to 0.80, median 0.30; b, no values"
+    assert panels.histogram(values, "share").alt == f"Histograms of share: {spread}."
+    assert panels.matrix(np.diag([7, 3]), "ab", "cd", "n").alt == "A table of 2 by 2 numbers, n, from 0 to 7."
+
+
+def test_miou_bars_name_what_and_where():
+    figure = panels.miou_bars({"PPMG": {"miou": 0.5, "iou": {}}}, "mIoU of masks", "scenes, train")
+    assert figure.caption == "mIoU of masks on scenes, train." and figure.alt == "Bars of mIoU of masks: PPMG 50.0 %."
+
+
 def test_number_grids_leave_nan_empty():
     figure = panels.number_grids([("g", np.array([[0.25, np.nan]])), ("nan", np.full((1, 1), np.nan))])
     assert [t.get_text() for t in figure.axes[0].texts] == ["0.25"] and not figure.axes[1].texts
@@ -251,7 +241,14 @@ def test_heat_row_has_one_colour_bar(image):
 
 
 class OneScene:
+    """A data set of one image that shows both classes, and an experiment with its CAM."""
+
     class_names = NAMES
+    params = SimpleNamespace(s=0.3, t=0.05, variant="paper")
+    data = property(lambda self: self)
+
+    def cam(self, _):
+        return [1, 2], np.linspace(0, 1, 384, dtype=np.float32).reshape(2, 12, 16)
 
     def __init__(self, image, mask):
         self.pixels, self.truth = image, mask
@@ -272,9 +269,11 @@ class OneScene:
 def test_labelled_panels_with_and_without_mask(image, mask):
     assert [t for t, _ in data.labelled_panels(OneScene(image, mask), "x")] == [
         "weak label: bird, small mammal",
-        "exact mask",
+        "ground truth",
     ]
     assert len(data.labelled_panels(OneScene(image, None), "x")) == 1
+    assert {"ground truth", "weak label: bird, small mammal"} <= set(texts(data.one_image(OneScene(image, mask), "x")))
+    assert len(data.gallery(OneScene(image, mask), "xy").axes) == 4
 
 
 def test_object_sheet_and_class_bars():
@@ -283,9 +282,26 @@ def test_object_sheet_and_class_bars():
 
 
 def test_cam_panels_pad_missing_maps(image):
-    row = cams.cam_panels(image, [2], np.ones((1, 12, 16), np.float32), NAMES, n_maps=2)
+    row = data.cam_panels(image, [2], np.ones((1, 12, 16), np.float32), NAMES, n_maps=2)
     assert [title for title, _ in row] == ["image", "small mammal", ""]
     assert (row[2][1] == 255).all()
+
+
+def test_figures_of_cams_know_their_classes(image, mask):
+    scene = OneScene(image, mask)
+    assert data.cams_figure(scene, ["x", "y"]).alt.count("bird; small mammal") == 2
+    figure = data.scales_figure(image, np.ones((2, 3)), {"scale 1": np.ones((12, 16))}, "small_mammal")
+    assert "small mammal" in figure.caption and "raw map, scale 1: 2 x 3 places" in figure.alt
+    figure = smoothing.extremes_figure(scene, {"even": (0.5, "x", 1), "uneven": (1.2, "x", 2)})
+    assert figure.alt == "Images: image; bird, c_v = 0.50; image; small mammal, c_v = 1.20."
+    figure = smoothing.before_after_figure(scene, [(0.5, "x", 1), (1.2, "x", 2)])
+    assert "bird (c_v 0.50), small mammal (c_v 1.20)" in figure.alt and "s = 0.3" in figure.caption
+
+
+def test_coverage_figure_draws_both_shares():
+    figure = smoothing.coverage_figure({0.0: (0.5, 0.1), 0.3: (0.6, 0.2)}, s=0.3, images=7)
+    lines = figure.axes[0].lines
+    assert [list(line.get_ydata()) for line in lines[:2]] == [[0.5, 0.6], [0.1, 0.2]] and "7 training" in figure.caption
 
 
 def test_coverage_by_hand():

@@ -1,15 +1,19 @@
 """What the figures of notebooks 04-06 compute, and that they draw without touching their input."""
 
+import inspect
 import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 
-from pmm.figures import losses, masks, tables, training
+from pmm.figures import masks, tables, training
+from pmm.figures.palette import mask_to_rgb
 from pmm.figures.style import to_png
 from pmm.method.crf import CRFSettings
 from pmm.method.pseudo_mask import background_score, ppmg_steps
+from pmm.method.smoothing import coefficient_of_variation
 from pmm.run.folder import RunFolder
 
 NAMES = ("background", "bird", "cat")
@@ -47,12 +51,14 @@ def test_alpha_panels_are_the_scores():
 
 
 class FakeExperiment:
-    """Three images of 4 x 6 pixels with one, two and three classes; the last has no exact mask."""
+    """Three images of 4 x 6 pixels with one, two and three classes; the last has no ground truth."""
 
     def __init__(self):
         labels = {"a": (1,), "b": (1, 2), "c": (1, 2, 3)}
         self.train_ids = list(labels)
+        self.params = SimpleNamespace(s=0.3, t=0.05, alpha=1.0, variant="paper")
         self.data = SimpleNamespace(
+            class_names=tuple("abcdefgh"),
             labels=labels.get,
             has_mask=lambda i: i != "c",
             image=lambda i: np.zeros((4, 6, 3), np.uint8),
@@ -61,6 +67,12 @@ class FakeExperiment:
 
     def pseudo_mask(self, method, image_id):
         return np.full((4, 6), len(method), np.uint8)
+
+    def cam(self, image_id):
+        return [1, 2], np.linspace(0, 1, 48, dtype=np.float32).reshape(2, 4, 6)
+
+    def crf_settings(self):
+        return CRFSettings(iterations=1)
 
     def predict(self, name, image_id):
         return np.full((4, 6), 2, np.uint8)
@@ -74,16 +86,50 @@ def test_examples_have_masks_and_two_classes():
     assert masks.pick_examples(FakeExperiment(), count=9)[-1] == "c"
 
 
-def test_panels_follow_the_experiment():
+def titles(figure):
+    return [axis.get_title() for axis in figure.axes]
+
+
+def drawn(figure):
+    return [np.asarray(axis.images[0].get_array()) for axis in figure.axes if axis.images]
+
+
+def test_rows_follow_the_experiment():
     experiment = FakeExperiment()
-    rows = masks.compare_panels(experiment, {"crf": "joint CRF"}, ["a", "c"])
-    assert [title for title, _ in rows] == ["scene", "joint CRF", "exact mask", "scene", "joint CRF"]
-    predictions = training.prediction_panels(experiment, {"pus": "PUS"}, ["a"])
-    assert [title for title, _ in predictions] == ["scene", "PUS", "exact mask"]
-    free, filtered = (panel.max() for _, panel in masks.cyclic_panels(experiment, "pus", "ppmg", "a")[2:4])
-    assert (free, filtered) == (0, 1)
-    *_, (title, changed) = masks.change_panels(experiment, "crf", "ppmg", ["a"])
-    assert title == "changed pixels" and (changed == masks.MARK_RGB).all()
+    rows = masks.methods_figure(experiment, {"crf": "joint CRF"}, ["a", "c"])
+    assert titles(rows) == ["image", "joint CRF", "ground truth", "image", "joint CRF", ""]
+    assert np.array_equal(drawn(rows)[1], mask_to_rgb(experiment.pseudo_mask("crf", "a")))
+    predictions = training.predictions_figure(experiment, {"pus": "PUS", "ce": "CE"}, ["a", "b"])
+    assert titles(predictions) == ["image", "PUS", "CE", "ground truth"] * 2
+    assert np.array_equal(drawn(predictions)[1], mask_to_rgb(experiment.predict("pus", "a")))
+    free, filtered = drawn(masks.cyclic_figure(experiment, "pus", "ppmg", ["a"]))[2:4]
+    assert (free == mask_to_rgb(np.array(0))).all() and (filtered == mask_to_rgb(np.array(1))).all()
+    changes = masks.changes_figure(experiment, "crf", "ppmg", ["a"])
+    assert titles(changes)[-1] == "changed pixels" and (drawn(changes)[-1] == masks.MARK_RGB).all()
+
+
+def test_the_story_names_the_labels_and_ends_with_the_ground_truth():
+    figure = masks.story_figure(FakeExperiment(), "b", "pus")
+    assert [title.split("\n")[0] for title in titles(figure)] == [
+        "image:", "CAM,", "smoothed,", "pseudo-mask,", "segmentation", "ground truth,",
+    ]  # fmt: skip
+    assert titles(figure)[0] == "image:\nb, c" and len(titles(masks.story_figure(FakeExperiment(), "c", "pus"))) == 5
+
+
+def test_variants_are_drawn_with_the_pixels_that_differ():
+    experiment = FakeExperiment()
+    pair = masks.variant_masks(experiment, "a")
+    assert list(pair) == ["variant: official", "variant: paper"]
+    one, other = np.zeros((4, 6), np.uint8), np.zeros((4, 6), np.uint8)
+    other[0, 0] = 1
+    figure = masks.variants_figure(experiment.data, "a", {"one": one, "other": other})
+    assert figure.alt.endswith("1 of 24 pixels differ.") and titles(figure)[-1] == "pixels that differ"
+    assert (drawn(figure)[-1] == masks.MARK_RGB).all(axis=-1).sum() == 4  # cut off at the corner
+
+
+def test_background_figure_has_a_panel_an_alpha():
+    figure = masks.background_figure(np.zeros((4, 6, 3), np.uint8), FakeExperiment().cam("a")[1], [1.0, 4.0])
+    assert titles(figure)[:4] == ["image", "strongest CAM", "background, alpha 1", "background, alpha 4"]
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])
@@ -117,34 +163,34 @@ def test_sweep_figure_marks_and_ticks():
     ],
 )
 def test_slopes_by_hand(name, value, slope):
-    shape = losses.loss_shapes(kappa=1.0, power=0.5)[name]
-    assert np.allclose(np.ravel(losses.value_and_slope(shape, np.array([2.25]))), [value, slope])
+    shape = training.loss_shapes(kappa=1.0, power=0.5)[name]
+    assert np.allclose(np.ravel(training.value_and_slope(shape, np.array([2.25]))), [value, slope])
 
 
 def test_doubted_pixels_by_hand():
     loss = np.array([[0.1, 2.0, 2.0, 2.0, 1.0, 0.1]])
     label = np.array([[1, 1, 1, 255, 1, 2]], np.uint8)
     truth = np.array([[1, 1, 2, 1, 255, 1]], np.uint8)
-    split = losses.split_doubted(loss, label, truth, kappa=1.0)
+    split = training.split_doubted(loss, label, truth, kappa=1.0)
     assert split.wrong.tolist() == [[False, False, True, False, False, False]]
     assert split.hard.tolist() == [[False, True, False, False, False, False]]
-    sentence = losses.doubt_sentence([split])
-    # 2 of 4 judged pixels are doubted, 1 of them wrong; 2 of 4 labels are wrong, 1 of them doubted
+    sentence = training.doubt_sentence([split])
+    # 2 of 4 evaluated pixels are doubted, 1 of them wrong; 2 of 4 labels are wrong, 1 of them doubted
     assert "50.0% of the pixels" in sentence and "50% of all pixels" in sentence
     assert "does not point" in sentence and sentence.endswith("Doubt reaches 50% of all wrong labels.")
 
 
 def test_doubt_without_anything_to_doubt():
-    split = losses.split_doubted(np.zeros((1, 1)), np.ones((1, 1), np.uint8), np.ones((1, 1), np.uint8), 1.0)
-    assert "nothing to compare" in losses.doubt_sentence([split])
+    split = training.split_doubted(np.zeros((1, 1)), np.ones((1, 1), np.uint8), np.ones((1, 1), np.uint8), 1.0)
+    assert "nothing to compare" in training.doubt_sentence([split])
 
 
 def test_loss_figures_draw():
-    assert to_png(losses.loss_shapes_figure(0.5, 0.5)).startswith(PNG)
+    assert to_png(training.loss_shapes_figure(0.5, 0.5)).startswith(PNG)
     image, mask = np.zeros((8, 9, 3), np.uint8), np.ones((8, 9), np.uint8)
     loss = np.linspace(0, 2, 72).reshape(8, 9)
-    split = losses.split_doubted(loss, mask, mask * 2, 1.0)
-    figure = losses.doubted_figure(image, {"pseudo-mask": mask}, loss, split, 1.0, NAMES)
+    split = training.split_doubted(loss, mask, mask * 2, 1.0)
+    figure = training.doubted_figure(image, {"pseudo-mask": mask}, loss, split, 1.0, NAMES)
     assert to_png(figure).startswith(PNG)
 
 
@@ -201,3 +247,16 @@ def test_summary_skips_repeated_rows(tmp_path):
     run.record_metrics("06", {"rows": [["round 0", 0.5, 0.9], ["round 1", 0.6, 0.9]]})
     section = tables.summary_section(run, {"04": ("masks", 0), "06": ("masks", 1), "09": ("none", 0)}, "scenes")
     assert section["rows"] == [["masks", "ppmg", 0.5], ["masks", "round 1", 0.6]]
+
+
+def test_a_source_is_the_packages_own_and_folded(monkeypatch):
+    page = BeautifulSoup(tables.source_html(coefficient_of_variation), "html.parser")
+    assert page.summary.text == "pmm.method.smoothing.coefficient_of_variation (eq. 5)"
+    assert (
+        page.pre.text.strip() == inspect.getsource(coefficient_of_variation).strip()
+        and page.details.get("open") is None
+    )
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, **options: shown.append(bundle))
+    tables.show_source(background_score, ppmg_steps)
+    assert shown[0]["text/html"].count("<details>") == 2 and "def ppmg_steps(" in shown[0]["text/plain"]
