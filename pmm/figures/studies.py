@@ -24,7 +24,7 @@ from pmm.method.noise import flip_regions
 from pmm.method.pseudo_mask import ppmg_steps
 from pmm.run.experiment import Experiment
 from pmm.studies import findings, masks, trainings
-from pmm.studies.records import Record
+from pmm.studies.records import Record, summarise
 
 Table = tuple[Sequence[Any], Sequence[Any], np.ndarray]
 MARK = "#D55E00"
@@ -167,7 +167,7 @@ def losses_figure(record: Record, live: Mapping[str, float] | None = None) -> Ca
         record: as `trainings.run_losses` returned.
         live: label -> val mIoU of this run as a fraction, drawn as extra lines at the top.
     """
-    rows, live = trainings.loss_rows(record), dict(live or {})
+    rows, live = summarise(record.cells, "masks", "title"), dict(live or {})
     labels = [f"this run: {label}" for label in live] + [_label(row["masks"], row["title"]) for row in rows]
     figure, axis = _setting_axis(labels, 1.3, "val mIoU in %: seeds (dots), mean (bar) and spread")
     axis.plot([100 * v for v in live.values()], range(len(live)), "D", color="0.2", markersize=9)

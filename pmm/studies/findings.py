@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from pmm.studies.masks import class_table, own_of, pick, table
-from pmm.studies.records import EVEN, Cell, Difference, Record, compare, select
-from pmm.studies.trainings import augment_gains, loss_gains, loss_rows
+from pmm.studies.records import EVEN, Cell, Difference, Record, compare, select, summarise
+from pmm.studies.trainings import augment_gains, loss_gains
 
 
 def each(found: Mapping[str, Record], sentence: Callable[[Record], str]) -> list[str]:
@@ -147,7 +147,7 @@ def verdicts_sentence(record: Record) -> str:
 
 def masks_sentence(record: Record) -> str:
     """Say what plain cross-entropy reaches on each kind of masks."""
-    rows = select(loss_rows(record), title="cross-entropy")
+    rows = summarise(select(record.cells, title="cross-entropy"), "masks")
     if not rows:
         return "No masks were trained on with plain cross-entropy."
     each = ", ".join(f"{row['mean']:.1%} on {_spoken(row['masks'])} masks" for row in rows)

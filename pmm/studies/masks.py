@@ -20,7 +20,7 @@ from pmm.method.crf import CRFSettings, DenseCRF
 from pmm.method.metrics import SegmentationScore, confusion_matrix, iou_per_class, mean_iou
 from pmm.method.pseudo_mask import background_score, crf_pseudo_mask, ppmg, threshold_pseudo_mask
 from pmm.run.params import Params
-from pmm.studies.records import Cell, CellStore, Record, gather, manifest, metrics_section, select
+from pmm.studies.records import Cell, CellStore, Record, gather, manifest, select
 from pmm.threads import map_images
 
 if TYPE_CHECKING:  # a process that only makes masks needs no torch
@@ -355,13 +355,6 @@ def curve(record: Record, axis: str) -> tuple[list[Any], list[float]]:
     """Return mIoU in per cent over `axis`, everything else being the run's own."""
     cells = pick(record, axis)
     return [cell[axis] for cell in cells], [100 * _known(cell["miou"]) for cell in cells]
-
-
-def grid_section(record: Record, title: str) -> dict[str, Any]:
-    """Return the grid as a section of metrics.json."""
-    axes = {name: name for name in AXES} | {"crf_scale": "CRF strength"}
-    columns = axes | {"miou": "mIoU", "background": "background"}
-    return metrics_section(record, title, columns, "To look at: a grid evaluated by ground truth chooses nothing.")
 
 
 def _known(value: float | None) -> float:

@@ -33,6 +33,33 @@ COLUMNS = {
     "cyclic": ("filtered", "seed", "round", "masks_miou", "model_miou"),
 }
 """Study -> what each of its cells must tell."""
+TABLES = {
+    "masks": (
+        "Pseudo-masks over s, alpha, t, variant and CRF",
+        {"s": "s", "alpha": "alpha", "t": "t", "variant": "variant", "crf_scale": "CRF strength", "miou": "mIoU",
+         "background": "background"},
+        "To look at: a grid evaluated by ground truth chooses nothing.",
+    ),
+    "augment": (
+        "Smoothing by augmentation",
+        {"augment": "augmentation", "seed": "seed", "s": "s", "alpha": "alpha", "c_v": "mean c_v",
+         "val_map": "classifier, val mAP", "miou": "mIoU"},
+        "",
+    ),
+    "losses": (
+        "Pretended under-fitting: settings by seeds",
+        {"masks": "training masks", "title": "loss (beta/kappa)", "mean": "val mIoU, mean", "spread": "spread",
+         "seeds": "seeds"},
+        "Spread: sample standard deviation over the seeds of the training; masks are the same.",
+    ),
+    "cyclic": (
+        "Cyclic rounds",
+        {"filtered": "filtered", "seed": "seed", "round": "round", "masks_miou": "masks, train",
+         "model_miou": "model, val"},
+        "",
+    ),
+}  # fmt: skip
+"""Study -> title of its table, key of a cell (of `summarise` for losses) -> heading, note."""
 SCORES = ("miou", "masks_miou", "model_miou")
 SHOWN_AS_THEY_ARE = (*SCORES, "val_map", "background", "mean", "spread", "seeds")
 """Numbers of a table; all other columns are settings, which it spells out."""
@@ -269,19 +296,17 @@ def origin(record: Record | None, name: str) -> str:
     return f"results/{name}.json: {made_with(record)}."
 
 
-def metrics_section(
-    record: Record, title: str, columns: Mapping[str, str], note: str = "", rows: Sequence[Cell] | None = None
-) -> dict[str, Any]:
-    """Return a record as a section of metrics.json.
+def metrics_section(record: Record, which: str = "") -> dict[str, Any]:
+    """Return a record as a section of metrics.json: a row for each cell, or for each setting of the losses.
 
     Args:
         record: the study.
-        title: of the table.
-        columns: key of a cell -> heading.
-        note: what a reader must know.
-        rows: what the table shows, such as `summarise` returned; None shows every cell.
+        which: ends the title, where several records of one study stand side by side.
     """
-    shown = [[_spelled(name, row.get(name)) for name in columns] for row in (record.cells if rows is None else rows)]
+    title, columns, note = TABLES[record.manifest["study"]]
+    rows = summarise(record.cells, "masks", "title") if record.manifest["study"] == "losses" else record.cells
+    shown = [[_spelled(name, row.get(name)) for name in columns] for row in rows]
+    title = f"{title}: {which}" if which else title
     return {"title": title, "data": made_with(record), "columns": list(columns.values()), "rows": shown, "note": note}
 
 

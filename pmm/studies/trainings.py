@@ -18,18 +18,7 @@ from pmm.run.experiment import Experiment
 from pmm.run.folder import Stage
 from pmm.run.params import check_params
 from pmm.studies.masks import axes, evaluated_ids, own_cell, run_mask_grid
-from pmm.studies.records import (
-    Cell,
-    Difference,
-    Record,
-    compare,
-    gather,
-    manifest,
-    metrics_section,
-    seeds_of,
-    select,
-    summarise,
-)
+from pmm.studies.records import Cell, Difference, Record, compare, gather, manifest, seeds_of, select
 
 MASKS = ("ground_truth", "ppmg", "threshold", "noisy")
 """What the losses are trained on: clean masks, two kinds of pseudo-masks, ground truth with known errors."""
@@ -160,20 +149,6 @@ def gain_table(record: Record, masks: str) -> tuple[list[float], list[float], np
     return list(BETAS), list(KAPPAS), values
 
 
-def loss_rows(record: Record) -> list[Cell]:
-    """Return one row a setting, as `records.summarise`."""
-    return summarise(record.cells, "masks", "title")
-
-
-def loss_section(record: Record) -> dict[str, Any]:
-    """Return the comparison of losses as a section of metrics.json."""
-    columns = {"masks": "training masks", "title": "loss (beta/kappa)", "mean": "val mIoU, mean"}
-    note = "Spread: sample standard deviation over the seeds of the training; masks are the same."
-    columns |= {"spread": "spread", "seeds": "seeds"}
-    title = "Pretended under-fitting: settings by seeds"
-    return metrics_section(record, title, columns, note, loss_rows(record))
-
-
 def run_augmentations(experiment: Experiment, path: Path | None = None) -> Record:
     """Measure CVS on the CAMs of classifiers trained with weak and with strong augmentation.
 
@@ -245,13 +220,6 @@ def augment_lines(record: Record) -> dict[str, tuple[list[float], list[list[floa
     return {augment: (list(line), list(line.values())) for augment, line in lines.items()}
 
 
-def augment_section(record: Record) -> dict[str, Any]:
-    """Return the study of augmentations as a section of metrics.json."""
-    columns = {"augment": "augmentation", "seed": "seed", "s": "s", "alpha": "alpha", "c_v": "mean c_v"}
-    columns |= {"val_map": "classifier, val mAP", "miou": "mIoU"}
-    return metrics_section(record, "Smoothing by augmentation", columns)
-
-
 def run_rounds(experiment: Experiment, rounds: int = ROUNDS, path: Path | None = None) -> Record:
     """Train rounds 0..rounds with and without filtering by the images' labels.
 
@@ -305,10 +273,3 @@ def round_lines(record: Record, score: str) -> dict[bool, tuple[list[int], list[
         found = [[c[score] for c in select(record.cells, filtered=filtered, round=number)] for number in rounds]
         lines[filtered] = rounds, [[float("nan") if v is None else 100 * v for v in values] for values in found]
     return lines
-
-
-def round_section(record: Record) -> dict[str, Any]:
-    """Return the cyclic rounds as a section of metrics.json."""
-    columns = {"filtered": "filtered", "seed": "seed", "round": "round"}
-    columns |= {"masks_miou": "masks, train", "model_miou": "model, val"}
-    return metrics_section(record, "Cyclic rounds", columns)

@@ -12,7 +12,7 @@ from pmm.run.folder import RunFolder
 from pmm.run.params import Params
 from pmm.studies import findings, masks
 from pmm.studies.masks import MaskCell
-from pmm.studies.records import Record
+from pmm.studies.records import Record, metrics_section
 
 SHORT = {
     "ablation_scenes": 4,
@@ -125,7 +125,7 @@ def test_tables_and_curves_hold_the_cells(results):
     assert x == [0.0, 1.0] and y[1] == pytest.approx(100 * values[1, 0])
     names, columns, iou = masks.class_table(results, "s")
     assert names == ["background", "one", "two"] and columns == [0.0, 0.3] and iou.shape == (3, 2)
-    section = masks.grid_section(results, "title")
+    section = metrics_section(results, "this run")
     assert len(section["rows"]) == len(results.cells) and len(section["rows"][0]) == len(section["columns"])
 
 

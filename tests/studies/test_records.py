@@ -106,13 +106,10 @@ def test_every_committed_file_is_a_record_with_its_data():
 
 
 def test_section_spells_settings_and_keeps_shares(record):
-    columns = {"filtered": "filter", "round": "round", "masks_miou": "masks", "model_miou": "model"}
-    made = records.metrics_section(record, "Rounds", columns)
-    assert made["rows"] == [["yes", "1", 0.5, None]] and made["columns"] == ["filter", "round", "masks", "model"]
-    assert records.metrics_section(record, "Rounds", columns, rows=[{"filtered": "no_one"}])["rows"][0][:2] == [
-        "no one",
-        "–",
-    ]
+    made = records.metrics_section(record, "here")
+    assert made["rows"] == [["yes", "0", "1", 0.5, None]] and made["title"] == "Cyclic rounds: here"
+    assert made["columns"] == ["filtered", "seed", "round", "masks, train", "model, val"]
+    assert records._spelled("masks", "ground_truth") == "ground truth" and records._spelled("c_v", None) == "–"
 
 
 def cells(*scores):

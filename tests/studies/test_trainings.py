@@ -8,7 +8,7 @@ import pytest
 from pmm.errors import InputError
 from pmm.run.params import Params
 from pmm.studies import findings, trainings
-from pmm.studies.records import Record, check_record, load_record, origin
+from pmm.studies.records import Record, check_record, load_record, metrics_section, origin
 from pmm.studies.trainings import LOSS_TITLES, MASKS, SETTINGS, LossSetting, loss_settings, run_losses
 
 PLAIN = LossSetting("ppmg")
@@ -99,7 +99,7 @@ def test_sentences_and_section_follow_the_numbers(record):
     (sentence,) = findings.loss_sentences(record)
     assert "+3.0 points" in sentence and "3 of 3" in sentence and sentence.endswith("gains.")
     assert "3 seeds" in origin(record, "pus_ablations")
-    section = trainings.loss_section(record)
+    section = metrics_section(record)
     assert section["rows"][1] == ["ppmg", "clamp, paper, 0.2/1", 0.54, 0.01, 3]
     assert len(section["columns"]) == len(section["rows"][0])
 
