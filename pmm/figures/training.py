@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -272,30 +271,3 @@ def _finish_losses(axis: Axes, beta: float | None) -> None:
         axis.annotate(f"beta = {beta:g}", (0.01, beta), xycoords=("axes fraction", "data"), xytext=(0, 4),
                       textcoords="offset points", fontsize=13)  # fmt: skip
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=2.4)
-
-
-@styled
-def ablation_figure(results: Mapping[str, Any], live: Mapping[str, float] | None = None) -> Figure:
-    """Draw the mean and the spread of every setting, its single seeds, and this run's own numbers.
-
-    Args:
-        results: what `pmm.studies.ablations.load_results` returned.
-        live: label -> val mIoU of this run as a fraction, drawn as extra lines at the top.
-    """
-    rows, live = results["rows"], dict(live or {})
-    families = list(dict.fromkeys(row["masks"] for row in rows))
-    labels = [f"this run: {label}" for label in live]
-    labels += [f"{row['title']}  [{row['masks']}]" for row in rows]
-    figure, axes = new_figure(1, 1, 1.3 + 0.42 * len(labels))
-    axis = axes[0, 0]
-    axis.plot([100 * v for v in live.values()], range(len(live)), "D", color="0.2", markersize=9)
-    for place, row in enumerate(rows, start=len(live)):
-        colour = LINES[families.index(row["masks"]) % len(LINES)]
-        axis.plot(100 * np.array(row["miou"]), [place] * len(row["miou"]), "o", color=colour, alpha=0.35)
-        axis.errorbar(100 * row["mean"], place, xerr=100 * (row["spread"] or 0), fmt="|", color=colour,
-                      markersize=18, markeredgewidth=3, capsize=5)  # fmt: skip
-    axis.set_yticks(range(len(labels)), labels)
-    axis.invert_yaxis()
-    axis.set_xlabel("val mIoU in %: seeds (dots), mean (bar) and spread")
-    axis.grid(True, axis="x")
-    return figure

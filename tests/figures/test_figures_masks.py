@@ -15,7 +15,6 @@ from pmm.method.crf import CRFSettings
 from pmm.method.pseudo_mask import background_score, ppmg_steps
 from pmm.method.smoothing import coefficient_of_variation
 from pmm.run.folder import RunFolder
-from pmm.studies.ablations import SETTINGS, summarise
 
 NAMES = ("background", "bird", "cat")
 PNG = b"\x89PNG"
@@ -215,12 +214,6 @@ def test_rounds_sentence_compares_first_and_last(last, word):
     section = {"rows": [["round 0", 0.5, 0.9], ["round 1", 0.1, 0.9], ["round 2", last, 0.9]]}
     assert word in training.rounds_sentence("models", section)
     assert "nothing to compare" in training.rounds_sentence("models", {"rows": section["rows"][:1]})
-
-
-def test_ablation_figure_has_a_line_a_setting():
-    rows = [summarise(setting, {0: 0.5, 1: 0.6}) for setting in SETTINGS]
-    figure = training.ablation_figure({"rows": rows}, {"PUS": 0.55})
-    assert len(figure.axes[0].get_yticks()) == len(SETTINGS) + 1
 
 
 SCORES = {

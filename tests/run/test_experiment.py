@@ -347,18 +347,18 @@ def test_noisy_masks_are_ground_truth_with_a_known_share_changed(tmp_path):
 
 @pytest.mark.slow
 def test_the_grids_that_train_run_and_resume(tmp_path, monkeypatch):
-    from pmm.studies.ablations import run_grid
-    from pmm.studies.grids import check_grid
-    from pmm.studies.training_grids import pus_settings, run_augment_grid, run_cyclic_grid
+    from pmm.studies.trainings import loss_settings, run_augmentations, run_losses, run_rounds
 
     changes = {"ablation_seeds": [0], "ablation_alpha": [0.5, 1.0]}
-    noisy = [s for s in pus_settings() if s.masks == "noisy"][:2]
+    noisy = [s for s in loss_settings() if s.masks == "noisy"][:2]
 
     def run():
         experiment = Experiment(params(tmp_path, **changes))
-        augment = check_grid(run_augment_grid(experiment), "augment_ablations", "here")
-        cyclic = check_grid(run_cyclic_grid(experiment, rounds=2), "cyclic_ablations", "here")
-        return augment["cells"], cyclic["cells"], run_grid(experiment, noisy)["rows"]
+        return [
+            run_augmentations(experiment, tmp_path / "augment.json").cells,
+            run_rounds(experiment, rounds=2, path=tmp_path / "rounds.json").cells,
+            run_losses(experiment, noisy, tmp_path / "losses.json").cells,
+        ]
 
     first = run()
     assert [len(part) for part in first] == [2 * 2 * 2, 2 * 3, 2]

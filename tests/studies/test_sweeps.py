@@ -10,16 +10,8 @@ from pmm.method.crf import CRFSettings
 from pmm.method.metrics import confusion_matrix, mean_iou
 from pmm.method.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
 from pmm.run.params import Params
-from pmm.studies import sweeps
-from pmm.studies.sweeps import (
-    best,
-    best_threshold,
-    joint_alpha_sweep,
-    judged_ids,
-    ppmg_alpha_sweep,
-    sweep_section,
-    threshold_sweep,
-)
+from pmm.studies import masks
+from pmm.studies.masks import best_in_hindsight, best_threshold, evaluated_ids, sweep, sweep_section
 
 SIZE = (12, 16)
 
@@ -70,67 +62,64 @@ def miou_by_loop(experiment, make_mask):
 
 
 def test_threshold_sweep_agrees_with_a_loop(experiment):
-    sweep = threshold_sweep(experiment, [0.1, 0.5, 1.0])
-    for value, miou in zip(sweep["values"], sweep["miou"], strict=True):
+    found = sweep(experiment, "threshold", [0.1, 0.5, 1.0])
+    for value, miou in zip(found["values"], found["miou"], strict=True):
         assert miou == pytest.approx(
             miou_by_loop(experiment, lambda _, cam, ids, v=value: threshold_pseudo_mask(cam, ids, v)),
             abs=1e-4,
         )
-    assert len(set(sweep["miou"])) == 3
-    assert sweep["images"] == 4 and "ground truth" in sweep["data"]
+    assert len(set(found["miou"])) == 3
+    assert found["images"] == 4 and "ground truth" in found["data"]
 
 
 @pytest.mark.parametrize("s", [None, 0.0])
 def test_ppmg_sweep_agrees_with_a_loop(experiment, s):
     p, settings = experiment.params, experiment.crf_settings()
-    sweep = ppmg_alpha_sweep(experiment, [1.0, 6.0], s=s)
+    found = sweep(experiment, "ppmg", [1.0, 6.0], s=s)
     used = p.s if s is None else s
-    for alpha, miou in zip(sweep["values"], sweep["miou"], strict=True):
+    for alpha, miou in zip(found["values"], found["miou"], strict=True):
 
         def mask(image, cam, ids, alpha=alpha):
             return ppmg(image, cam, ids, s=used, alpha=alpha, t=p.t, variant=p.variant, crf=settings)
 
         assert miou == pytest.approx(miou_by_loop(experiment, mask), abs=1e-4)
-    assert f"s = {used:g}" in sweep["method"] and sweep["parameter"] == "alpha"
+    assert f"s = {used:g}" in found["method"] and found["parameter"] == "alpha"
 
 
 def test_joint_sweep_takes_the_joint_settings(experiment):
     settings = experiment.crf_settings(joint=True)
-    sweep = joint_alpha_sweep(experiment, [3.0])
+    found = sweep(experiment, "crf", [3.0])
     expected = miou_by_loop(experiment, lambda im, cam, ids: crf_pseudo_mask(im, cam, ids, alpha=3.0, crf=settings))
-    assert sweep["miou"] == [pytest.approx(expected, abs=1e-4)]
+    assert found["miou"] == [pytest.approx(expected, abs=1e-4)]
 
 
 def test_threads_give_the_same(experiment):
-    assert threshold_sweep(FakeExperiment(workers=2), [0.3]) == threshold_sweep(experiment, [0.3])
-    assert ppmg_alpha_sweep(FakeExperiment(workers=2), [0.5]) == ppmg_alpha_sweep(experiment, [0.5])
+    assert sweep(FakeExperiment(workers=2), "threshold", [0.3]) == sweep(experiment, "threshold", [0.3])
+    assert sweep(FakeExperiment(workers=2), "ppmg", [0.5]) == sweep(experiment, "ppmg", [0.5])
 
 
 def test_the_lattice_runs_on_threads_the_reference_on_processes(experiment, monkeypatch):
     chosen = []
 
-    def parallel(prefer, **_):
-        chosen.append(prefer)
-        return lambda jobs: [function(*args) for function, args, _ in jobs]
+    def one_by_one(function, items, *, workers, processes):
+        chosen.append("processes" if processes else "threads")
+        return map(function, items)
 
-    monkeypatch.setattr(sweeps, "Parallel", parallel)
-    threshold_sweep(experiment, [0.5])
+    monkeypatch.setattr(masks, "map_images", one_by_one)
+    sweep(experiment, "threshold", [0.5])
     monkeypatch.setattr(experiment, "crf_settings", lambda: SimpleNamespace(engine="pydensecrf"))
-    threshold_sweep(experiment, [0.5])
+    sweep(experiment, "threshold", [0.5])
     assert chosen == ["threads", "processes"]
 
 
-def test_samples_are_evenly_spaced(experiment):
-    assert judged_ids(experiment, 2) == ["scene0", "scene3"]
-    assert judged_ids(experiment, 100) == judged_ids(experiment, None) == experiment.train_ids
+def test_evaluated_images_are_evenly_spaced(experiment):
+    assert evaluated_ids(experiment, 2) == ["scene0", "scene3"]
+    assert evaluated_ids(experiment, 100) == evaluated_ids(experiment, None) == experiment.train_ids
 
 
 def test_best_threshold_is_the_best_of_the_sweep(experiment):
-    sweep, found = (
-        threshold_sweep(experiment, [0.1, 0.5, 0.9], 4),
-        best_threshold(experiment, [0.1, 0.5, 0.9]),
-    )
-    assert (found["threshold"], round(found["miou"], 4)) == best(sweep)
+    swept, found = sweep(experiment, "threshold", [0.1, 0.5, 0.9], 4), best_threshold(experiment, [0.1, 0.5, 0.9])
+    assert (found["threshold"], round(found["miou"], 4)) == best_in_hindsight(swept)
     assert found["miou"] == pytest.approx(np.mean(list(found["iou"].values())))
     assert found["images"] == 4 and 0 < found["pixel_accuracy"] < 1
 
@@ -143,11 +132,13 @@ def test_section_has_a_row_a_value():
 
 
 def test_best_is_the_highest():
-    assert best({"values": [1.0, 2.0, 4.0], "miou": [0.2, 0.5, float("nan")]}) == (2.0, 0.5)
+    assert best_in_hindsight({"values": [1.0, 2.0, 4.0], "miou": [0.2, 0.5, float("nan")]}) == (2.0, 0.5)
 
 
 def test_without_ground_truth_there_is_no_sweep(experiment):
-    with pytest.raises(InputError, match="exact mask"):
-        threshold_sweep(FakeExperiment(masked=False))
+    with pytest.raises(InputError, match="ground truth"):
+        sweep(FakeExperiment(masked=False), "threshold")
+    with pytest.raises(InputError, match="choose one of"):
+        sweep(experiment, "other")
     with pytest.raises(InputError, match="count"):
-        judged_ids(experiment, 0)
+        evaluated_ids(experiment, 0)

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pmm.figures import ablations as figures
+from pmm.figures import studies as figures
 from pmm.figures.style import to_png
 from pmm.method.crf import CRFSettings
 from pmm.run.params import Params
-from pmm.studies.ablations import summarise
-from pmm.studies.training_grids import pus_settings
+from pmm.studies.records import Record, load_record
+from pmm.studies.trainings import SETTINGS, loss_settings
 
 PNG = b"\x89PNG"
 TABLE = ([0.0, 0.3], [0.5, 1.0, 2.0], np.array([[0.4, 0.5, np.nan], [0.2, 0.6, 0.3]]))
@@ -55,23 +55,39 @@ def test_lines_have_one_style_a_name_in_all_panels(options):
     assert to_png(figure).startswith(PNG)
 
 
+def scored(settings, scores):
+    cells = [
+        {"masks": s.masks, "title": s.title, "pus": s.pus, "seed": seed, "miou": miou}
+        for s in settings
+        for seed, miou in enumerate(scores(s))
+    ]
+    return Record({"params": Params().model_dump()}, cells)
+
+
 def test_gains_are_those_of_the_named_losses():
-    rows = [summarise(s, {0: 0.5 + 0.01 * ("clamp" in s.title), 1: 0.5}) for s in pus_settings()]
-    figure = figures.gains_figure({"rows": rows}, ["clamp, paper, 0.3/1"])
+    record = scored(loss_settings(), lambda s: (0.5 + 0.01 * (s.pus == "clamp"), 0.5))
+    figure = figures.gains_figure(record, ["clamp, paper, 0.3/1"])
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels == [f"clamp, paper, 0.3/1  [{masks}]" for masks in ("exact", "ppmg", "threshold", "noisy")]
-    assert to_png(figures.gains_figure({"rows": rows})).startswith(PNG)
+    kinds = ("ground truth", "ppmg", "threshold", "noisy")
+    assert labels == [f"clamp, paper, 0.3/1  [{masks}]" for masks in kinds]
+    assert to_png(figures.gains_figure(record)).startswith(PNG)
 
 
-@pytest.mark.parametrize("options", [{}, {"log": True, "zero": True}])
+def test_losses_have_a_line_a_setting():
+    record = scored(SETTINGS, lambda _: (0.5, 0.6))
+    figure = figures.losses_figure(record, {"PUS": 0.55})
+    assert len(figure.axes[0].get_yticks()) == len(SETTINGS) + 1
+
+
+@pytest.mark.parametrize("options", [{"even": True, "share": False}, {"log": True, "zero": True}])
 def test_seeds_are_dots_around_their_mean(options):
     lines = {"weak": ([1, 2], [[1.0, 3.0], [2.0]]), "strong": ([1, 2], [[0.0], [1.0]])}
-    figure = figures.seeds_figure({"a": lines, "b": lines}, "round", "mIoU in %", **options)
+    figure = figures.lines_figure({"a": lines, "b": lines}, "round", "mIoU in %", **options)
     assert figure.axes[0].get_lines()[0].get_ydata().tolist() == [2.0, 2.0]
     assert to_png(figure).startswith(PNG)
 
 
-def test_the_story_changes_one_thing_at_a_time():
+def test_the_story_changes_one_thing_at_a_time(monkeypatch):
     cam = np.zeros((1, 12, 16), np.float32)
     cam[0, 3:8, 4:11] = np.linspace(0.3, 1, 7)
     image = np.round(200 * cam[0, ..., None].repeat(3, -1)).astype(np.uint8)
@@ -81,7 +97,27 @@ def test_the_story_changes_one_thing_at_a_time():
         cam=lambda _: (np.array([1]), cam),
         crf_settings=lambda: CRFSettings(iterations=1, gauss_compat=0, bilateral_compat=0),
     )
-    panels = dict(figures.story_panels(experiment, "a", alpha=4.0))
+    experiment.data.class_names = ("background", "cat")
+    drawn = {}
+    monkeypatch.setattr(figures, "image_row", lambda panels, *a, **k: drawn.update(panels) or figures.new_figure()[0])
+    assert "ground truth" in figures.story(experiment, "a", alpha=4.0).alt
+    panels = drawn
     assert list(panels)[3:6] == ["the run's\nmask", "the same,\ns = 0", "the same,\nalpha = 4"]
     own, without, larger = ((mask > 0).sum() for mask in list(panels.values())[3:6])
     assert without <= own < larger
+
+
+def test_every_study_is_drawn_with_caption_and_alternative_text():
+    grid, losses = load_record("mask_ablations"), load_record("training_ablations")
+    found = {"this run": grid, "long grid": grid}
+    drawn = [
+        *(draw(found) for draw in (figures.s_alpha_maps, figures.s_alpha_curves)),
+        *(draw(found) for draw in (figures.threshold_curves, figures.crf_curves)),
+        figures.class_map("long grid", grid),
+        figures.augment_curves(load_record("augment_ablations")),
+        figures.round_curves(load_record("cyclic_ablations")),
+        *(figures.losses_figure(losses), figures.gains_figure(losses), figures.beta_kappa_maps(losses)),
+    ]
+    for figure in drawn:
+        assert to_png(figure).startswith(PNG) and len(figure.caption) > 20 and len(figure.alt) > 20
+    assert figures.beta_kappa_maps(load_record("pus_ablations")) is None

@@ -10,9 +10,9 @@ from pmm.method.crf import CRFSettings
 from pmm.method.pseudo_mask import ppmg, ppmg_steps
 from pmm.run.folder import RunFolder
 from pmm.run.params import Params
-from pmm.studies import findings as grid_words
-from pmm.studies import mask_grid
-from pmm.studies.mask_grid import MaskCell
+from pmm.studies import findings, masks
+from pmm.studies.masks import MaskCell
+from pmm.studies.records import Record, metrics_section
 
 SHORT = {
     "ablation_scenes": 4,
@@ -43,21 +43,21 @@ def experiment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(experiment):
-    return mask_grid.run_mask_grid(experiment)
+    return masks.run_mask_grid(experiment)
 
 
 def test_the_plan_has_each_cell_once_and_the_runs_own():
     params = Params(**SHORT)
-    cells = mask_grid.plan(params)
+    cells = masks.plan(params)
     assert len(cells) == len(set(cells)) == 4 + 3 + 1  # s x alpha, the new ones of t x variant, no CRF
-    assert mask_grid.own_cell(params) in cells and mask_grid.axes(params)["s"] == [0.0, 0.3]
+    assert masks.own_cell(params) in cells and masks.axes(params)["s"] == [0.0, 0.3]
 
 
 @pytest.mark.parametrize("cell", [MaskCell(0.0, 2.0, 0.05, "official", 1.0), MaskCell(0.3, 0.5, 0.2, "paper", 1.0)])
 def test_a_cell_agrees_with_a_loop(experiment, results, cell):
     settings = {"s": cell.s, "alpha": cell.alpha, "t": cell.t, "variant": cell.variant}
     expected = miou_by_loop(experiment, lambda *a: ppmg(*a, **settings, crf=CRFSettings(iterations=3)))
-    (found,) = mask_grid.pick(results, **settings)
+    (found,) = masks.pick(results, **settings)
     assert found["miou"] == pytest.approx(expected)
 
 
@@ -68,14 +68,14 @@ def test_factor_zero_is_no_crf(experiment, results):
         steps = ppmg_steps(image, cam, ids, s=p.s, alpha=p.alpha, t=p.t)
         return np.where((steps.smoothed > steps.background)[0] & (cam[0] > 0), ids[0], 0).astype(np.uint8)
 
-    (found,) = mask_grid.pick(results, crf=0.0)
+    (found,) = masks.pick(results, crf_scale=0.0)
     assert found["miou"] == pytest.approx(miou_by_loop(experiment, mask), abs=1e-6)
 
 
 def test_finished_cells_are_not_computed_again(experiment, results, monkeypatch):
-    monkeypatch.setattr(mask_grid, "ppmg", lambda *a, **k: pytest.fail("computed again"))
-    again = mask_grid.run_mask_grid(GridExperiment(experiment.run.path))
-    assert again["cells"] == results["cells"]
+    monkeypatch.setattr(masks, "ppmg", lambda *a, **k: pytest.fail("computed again"))
+    again = masks.run_mask_grid(GridExperiment(experiment.run.path))
+    assert again.cells == results.cells
 
 
 def test_an_interrupted_grid_keeps_its_finished_cells(tmp_path, monkeypatch):
@@ -87,56 +87,56 @@ def test_an_interrupted_grid_keeps_its_finished_cells(tmp_path, monkeypatch):
         calls.append(cell)
         return {**vars(cell), "miou": 0.5, "iou": {}, "background": 0.5}
 
-    monkeypatch.setattr(mask_grid, "_measure", measure)
+    monkeypatch.setattr(masks, "_measure", measure)
     with pytest.raises(KeyboardInterrupt):
-        mask_grid.run_mask_grid(GridExperiment(tmp_path))
+        masks.run_mask_grid(GridExperiment(tmp_path))
     first = list(calls)
-    monkeypatch.setattr(mask_grid, "_measure", lambda e, cell, i: calls.append(cell) or {**vars(cell), "miou": 0.5})
-    mask_grid.run_mask_grid(GridExperiment(tmp_path))
-    assert first == mask_grid.plan(Params(**SHORT))[:2] and calls == mask_grid.plan(Params(**SHORT))
+    monkeypatch.setattr(masks, "_measure", lambda e, cell, i: calls.append(cell) or {**vars(cell), "miou": 0.5})
+    masks.run_mask_grid(GridExperiment(tmp_path))
+    assert first == masks.plan(Params(**SHORT))[:2] and calls == masks.plan(Params(**SHORT))
 
 
-def test_cells_judged_against_another_ground_truth_are_measured_anew(tmp_path, monkeypatch):
+def test_cells_evaluated_against_another_ground_truth_are_measured_anew(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(mask_grid, "_measure", lambda e, cell, i: calls.append(cell) or {**vars(cell), "miou": 0.5})
+    monkeypatch.setattr(masks, "_measure", lambda e, cell, i: calls.append(cell) or {**vars(cell), "miou": 0.5})
     for truth in ((), ("corrected",), ("corrected",)):
-        mask_grid.run_mask_grid(GridExperiment(tmp_path, truth=truth))
-    assert calls == 2 * mask_grid.plan(Params(**SHORT))
+        masks.run_mask_grid(GridExperiment(tmp_path, truth=truth))
+    assert calls == 2 * masks.plan(Params(**SHORT))
 
 
 def test_without_ground_truth_there_is_no_grid(tmp_path):
-    assert mask_grid.run_mask_grid(GridExperiment(tmp_path, masked=False)) is None
+    assert masks.run_mask_grid(GridExperiment(tmp_path, masked=False)) is None
 
 
 def test_eq_2_gives_less_background_for_a_larger_alpha(experiment):
     alphas = [0.5, 1.0, 4.0]
-    shares = mask_grid.background_shares(experiment, alphas)
+    shares = masks.background_shares(experiment, alphas)
     strongest = np.stack([experiment.cam(i)[1].max(0) for i in experiment.train_ids])
     assert shares == pytest.approx([((1 - strongest) ** a >= strongest).mean() for a in alphas], abs=1e-3)
     assert shares[0] > shares[1] > shares[2]
 
 
 def test_tables_and_curves_hold_the_cells(results):
-    s, alphas, values = mask_grid.table(results, "s", "alpha")
+    s, alphas, values = masks.table(results, "s", "alpha")
     assert (s, alphas, values.shape) == ([0.0, 0.3], [0.5, 2.0], (2, 2)) and not np.isnan(values).any()
-    curves = mask_grid.curves(results, "alpha", "s")
+    curves = masks.curves(results, "alpha", "s")
     assert curves["s = 0"] == ([0.5, 2.0], pytest.approx(100 * values[0]))
-    x, y = mask_grid.curve(results, "crf")
+    x, y = masks.curve(results, "crf_scale")
     assert x == [0.0, 1.0] and y[1] == pytest.approx(100 * values[1, 0])
-    names, columns, iou = mask_grid.class_table(results, "s")
+    names, columns, iou = masks.class_table(results, "s")
     assert names == ["background", "one", "two"] and columns == [0.0, 0.3] and iou.shape == (3, 2)
-    section = mask_grid.metrics_section(results, "title")
-    assert len(section["rows"]) == len(results["cells"]) and len(section["rows"][0]) == len(section["columns"])
+    section = metrics_section(results, "this run")
+    assert len(section["rows"]) == len(results.cells) and len(section["rows"][0]) == len(section["columns"])
 
 
 def by_hand(values):
     """A grid with chosen mIoU: (s, alpha, t, variant, crf) -> mIoU."""
     cells = [
-        {**dict(zip(mask_grid.AXES, key, strict=True)), "miou": m, "iou": {"sea": m, "land": 0.5}, "background": 1 - m}
+        {**dict(zip(masks.AXES, key, strict=True)), "miou": m, "iou": {"sea": m, "land": 0.5}, "background": 1 - m}
         for key, m in values.items()
     ]
     params = Params(s=0.3, alpha=1.0, t=0.05).model_dump()
-    return {"manifest": {"params": params, "data": "d"}, "cells": cells}
+    return Record({"params": params}, cells)
 
 
 def test_sentences_follow_the_numbers():
@@ -152,16 +152,14 @@ def test_sentences_follow_the_numbers():
             (0.3, 1.0, 0.05, "official", 0.0): 0.45,
         }
     )
-    said = grid_words.smoothing_sentence(grid)
+    said = findings.smoothing_sentence(grid)
     assert "at 1 of 2 values of alpha (+10.0 points" in said and "s = 0, alpha = 2 with 70.0%" in said
-    assert "1 of 2 classes: most for sea (+10.0 points), least for land (+0.0 points)" in grid_words.class_sentence(
-        grid
-    )
-    said = grid_words.threshold_sentence(grid)
+    assert "1 of 2 classes: most for sea (+10.0 points), least for land (+0.0 points)" in findings.class_sentence(grid)
+    said = findings.threshold_sentence(grid)
     assert "5.0 points in the variant official, highest at t = 0.05" in said
     assert "2.0 points in the variant paper, highest at t = 0.2" in said
-    said = grid_words.variant_sentence(grid)
+    said = findings.variant_sentence(grid)
     assert "-2.0 points at the run's t" in said and "-9.0 points at t = 0.2" in said
-    assert "+15.0 points against none; of the strengths tried the factor 1" in grid_words.crf_sentence(grid)
-    said = grid_words.background_sentence([1.0, 2.0], [0.8, 0.7], grid)
+    assert "+15.0 points against none; of the strengths tried the factor 1" in findings.crf_sentence(grid)
+    said = findings.background_sentence([1.0, 2.0], [0.8, 0.7], grid)
     assert "80% and then 70%" in said and "40% at alpha = 1 and 60% at 2" in said

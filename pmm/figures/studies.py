@@ -1,0 +1,360 @@
+"""Figures of the studies: grids as heat maps and curves, gains of the losses over settings and seeds, rounds.
+
+The first half draws tables and lines of any kind; the second half draws one study each, with its caption and, as the
+alternative text, the sentences that its numbers write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from pmm.figures.data import ground_truth_panel
+from pmm.figures.palette import LINES, text_colour
+from pmm.figures.panels import image_row
+from pmm.figures.style import WIDTH, CaptionedFigure, new_figure, spaced, styled, wrap
+from pmm.method import IGNORE_INDEX
+from pmm.method.crf import DenseCRF
+from pmm.method.noise import flip_regions
+from pmm.method.pseudo_mask import ppmg_steps
+from pmm.run.experiment import Experiment
+from pmm.studies import findings, masks, trainings
+from pmm.studies.records import Record, summarise
+
+Table = tuple[Sequence[Any], Sequence[Any], np.ndarray]
+MARK = "#D55E00"
+GAINS = "RdBu"
+CELLS = mpl.colors.ListedColormap(mpl.colormaps["Blues"](np.linspace(0.12, 0.95, 256)))
+
+
+@styled
+def heat_maps(
+    tables: Mapping[str, Table],
+    row: str,
+    column: str,
+    label: str = "mIoU in %",
+    own: tuple[Any, Any] | None = None,
+    signed: bool = False,
+) -> CaptionedFigure:
+    """Draw tables of fractions as coloured cells with their numbers in per cent, side by side.
+
+    Args:
+        tables: title -> row values, column values, (rows, columns) fractions; NaN cells stay white.
+        row, column: names of the axes.
+        label: what a cell holds.
+        own: row and column value of the run; None instead of a value marks the whole row or column.
+        signed: the cells are gains (blue) and losses (red), 0 is white.
+    """
+    wide = [len(columns) for _, columns, _ in tables.values()]
+    tall = max(len(rows) for rows, _, _ in tables.values())
+    figure, axes = new_figure(1, len(tables), 1.8 + 0.46 * tall, width_ratios=wide)
+    found = np.concatenate([100 * np.ravel(values) for _, _, values in tables.values()])
+    colours = mpl.cm.ScalarMappable(_scale(found, signed), GAINS if signed else CELLS)
+    for position, (axis, (title, content)) in enumerate(zip(axes.flat, tables.items(), strict=True)):
+        _draw_cells(axis, content, colours, own, "+.1f" if signed else ".1f")
+        axis.set_title(wrap(title, WIDTH * wide[position] / sum(wide) - 0.6), pad=10)
+        axis.set(xlabel=column, ylabel=row if position == 0 else "")
+    figure.colorbar(colours, ax=axes, label=label, fraction=0.03, pad=0.015)
+    return figure
+
+
+def _scale(found: np.ndarray, signed: bool) -> mpl.colors.Normalize:
+    low, high = np.nanmin(found), np.nanmax(found)
+    if not signed:
+        return mpl.colors.Normalize(low, max(high, low + 1))
+    reach = max(-low, high, 1)
+    return mpl.colors.Normalize(-reach, reach)
+
+
+def _draw_cells(
+    axis: Axes, content: Table, palette: mpl.cm.ScalarMappable, own: tuple[Any, Any] | None, form: str
+) -> None:
+    rows, columns, values = content
+    colours = palette.to_rgba(np.nan_to_num(100 * values))
+    colours[np.isnan(values)] = 1
+    axis.imshow(colours, aspect="auto")
+    small = len(columns) > 7
+    for (r, c), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            ink = text_colour(colours[r, c])
+            text = f"{round(100 * value, 1) + 0.0:{form}}"  # + 0.0: no -0.0
+            axis.text(c, r, text, ha="center", va="center", color=ink, fontsize=11 if small else 13)
+    axis.set_xticks(range(len(columns)), [_shown(value) for value in columns])
+    axis.set_yticks(range(len(rows)), [_shown(value) for value in rows])
+    axis.tick_params(length=0)
+    for name in ("left", "bottom"):
+        axis.spines[name].set_visible(False)
+    if own is not None:
+        _outline(axis, rows, columns, own)
+
+
+def _outline(axis: Axes, rows: Sequence[Any], columns: Sequence[Any], own: tuple[Any, Any]) -> None:
+    r, c = own
+    if r not in (None, *rows) or c not in (None, *columns):
+        return
+    top, height = (0, len(rows)) if r is None else (list(rows).index(r), 1)
+    left, width = (0, len(columns)) if c is None else (list(columns).index(c), 1)
+    style = {"fill": False, "edgecolor": MARK, "linewidth": 3.5, "clip_on": False}
+    axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, **style))
+
+
+@styled
+def lines_figure(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[Any]]]], xlabel: str, ylabel: str,
+    own: float | None = None, log: bool = False, even: bool = False, zero: bool = False, share: bool = True,
+) -> CaptionedFigure:  # fmt: skip
+    """Draw labelled curves in one panel a title, with one legend.
+
+    Args:
+        panels: title of the panel -> label of the curve -> (x, y); where a y is a list of seeds, the curve is their
+            mean and each seed a pale dot.
+        xlabel, ylabel: with the unit.
+        own: x of the run's own value, dashed.
+        log: x axis in powers of 2.
+        even: x values at equal distances, labelled with their numbers.
+        zero: draw a line at 0.
+        share: one y axis for all panels.
+    """
+    figure, axes = new_figure(1, len(panels), 4.6, sharey=share)
+    names = list(dict.fromkeys(name for curves in sorted(panels.values(), key=len, reverse=True) for name in curves))
+    values = sorted({x for curves in panels.values() for xs, _ in curves.values() for x in xs})
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=True):
+        for label, (x, y) in curves.items():
+            x = [values.index(v) for v in x] if even else x
+            _draw_line(axis, x, y, label, _look(names.index(label), len(names)))
+        axis.set(xlabel=xlabel, title=wrap(title, WIDTH / len(panels) - 1))
+        axis.grid(True)
+        if log:
+            axis.set_xscale("log", base=2)
+            axis.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+        if even:
+            axis.set_xticks(range(len(values)), [f"{v:g}" for v in values])
+        if own is not None and (own in values or not even):
+            axis.axvline(values.index(own) if even else own, color="0.25", linestyle="--", linewidth=1.8, zorder=1.8)
+        if zero:
+            axis.axhline(0, color="0.25", linewidth=1.8, zorder=1.8)
+    axes[0, 0].set_ylabel(ylabel)
+    handles = {h.get_label(): h for axis in axes.flat for h in axis.get_lines() if h.get_label() in names}
+    if len(names) > 1:
+        shown = [handles[name] for name in names]
+        figure.legend(shown, names, loc="outside lower center", ncols=min(4, len(names)), handlelength=2.6)
+    return figure
+
+
+def _look(place: int, count: int) -> dict[str, Any]:
+    """Return the style of one curve: a colour of its own, or its place on a scale where there are many."""
+    colour = LINES[place] if count <= 4 else mpl.colormaps["viridis"](0.92 * place / (count - 1))
+    return {"color": colour, "linestyle": ("-", "--", "-.", ":")[place % 4], "marker": "osD^vPX"[place % 7]}
+
+
+def _draw_line(axis: Axes, x: Sequence[float], y: Sequence[Any], label: str, look: dict[str, Any]) -> None:
+    axis.plot(x, [np.mean(value) for value in y], **look, label=label)
+    for position, seeds in zip(x, y, strict=True):
+        if np.ndim(seeds):
+            axis.plot([position] * len(seeds), seeds, "o", color=look["color"], alpha=0.3, markersize=6)
+
+
+@styled
+def losses_figure(record: Record, live: Mapping[str, float] | None = None) -> CaptionedFigure:
+    """Draw the mean and the spread of every loss, its single seeds, and this run's own numbers.
+
+    Args:
+        record: as `trainings.run_losses` returned.
+        live: label -> val mIoU of this run as a fraction, drawn as extra lines at the top.
+    """
+    rows, live = summarise(record.cells, "masks", "title"), dict(live or {})
+    labels = [f"this run: {label}" for label in live] + [_label(row["masks"], row["title"]) for row in rows]
+    figure, axis = _setting_axis(labels, 1.3, "val mIoU in %: seeds (dots), mean (bar) and spread")
+    axis.plot([100 * v for v in live.values()], range(len(live)), "D", color="0.2", markersize=9)
+    colours = _family_colours(row["masks"] for row in rows)
+    for place, row in enumerate(rows, start=len(live)):
+        colour = colours[row["masks"]]
+        axis.plot(100 * np.array(row["values"]), [place] * row["seeds"], "o", color=colour, alpha=0.35)
+        axis.errorbar(100 * row["mean"], place, xerr=100 * (row["spread"] or 0), fmt="|", color=colour,
+                      markersize=18, markeredgewidth=3, capsize=5)  # fmt: skip
+    return figure.say(
+        "Settings of the loss, several seeds each; diamonds are this run's own trainings.",
+        " ".join(findings.loss_sentences(record)) or "One line a setting.",
+    )
+
+
+@styled
+def gains_figure(record: Record, titles: Sequence[str] | None = None) -> CaptionedFigure:
+    """Draw what each loss gains over cross-entropy on the same masks and seeds, one colour a kind of masks.
+
+    Args:
+        record: as `trainings.run_losses` returned.
+        titles: losses to draw; None draws all.
+    """
+    found = {key: gain for key, gain in trainings.loss_gains(record).items() if titles is None or key[1] in titles}
+    labels, xlabel = (
+        [_label(*key) for key in found],
+        "val mIoU against cross-entropy, points: mean of the seeds and spread",
+    )
+    figure, axis = _setting_axis(labels, 1.5, xlabel)
+    colours = _family_colours(family for family, _ in found)
+    for place, ((family, _), gain) in enumerate(found.items()):
+        spread = {"xerr": 100 * (gain.spread or 0), "capsize": 5, "markersize": 9}
+        axis.errorbar(100 * gain.mean, place, fmt="o", color=colours[family], **spread)
+    axis.axvline(0, color="0.25", linewidth=1.8)
+    return figure.say(
+        "What each loss gains over cross-entropy on the same masks and the same seeds (beta/kappa in the name).",
+        findings.verdicts_sentence(record),
+    )
+
+
+def _setting_axis(labels: Sequence[str], height: float, xlabel: str) -> tuple[CaptionedFigure, Axes]:
+    figure, axes = new_figure(1, 1, height + 0.42 * max(len(labels), 1))
+    axes[0, 0].set_yticks(range(len(labels)), labels)
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_xlabel(xlabel)
+    axes[0, 0].grid(True, axis="x")
+    return figure, axes[0, 0]
+
+
+def _label(family: str, title: str) -> str:
+    return f"{title}  [{spaced(family)}]"
+
+
+def _family_colours(families: Iterable[str]) -> dict[str, str]:
+    return {family: LINES[place % len(LINES)] for place, family in enumerate(dict.fromkeys(families))}
+
+
+def _shown(value: Any) -> str:
+    return spaced(value) if isinstance(value, str) else f"{value:g}"
+
+
+def story(experiment: Experiment, image_id: str, alpha: float) -> CaptionedFigure:
+    """Walk one training image from its CAM to the mask, with one thing changed at a time: the row for a slide.
+
+    Args:
+        experiment: the run, whose CAMs are finished.
+        image_id: of a training image.
+        alpha: another background exponent.
+    """
+    p, image = experiment.params, experiment.data.image(image_id)
+    class_ids, cam = experiment.cam(image_id)
+    own = {
+        "s": p.s,
+        "alpha": p.alpha,
+        "t": p.t,
+        "variant": p.variant,
+        "crf": DenseCRF(image, experiment.crf_settings()),
+    }
+    steps = ppmg_steps(image, cam, class_ids, **own)
+    changed = {"the same,\ns = 0": {"s": 0.0}, f"the same,\nalpha = {alpha:g}": {"alpha": alpha}}
+    panels = [
+        ("image", image),
+        ("CAM", cam.max(axis=0)),
+        ("smoothed\nCAM", steps.smoothed.max(axis=0)),
+        ("the run's\nmask", steps.mask),
+        *((title, ppmg_steps(image, cam, class_ids, **{**own, **one}).mask) for title, one in changed.items()),
+        *ground_truth_panel(experiment.data, image_id),
+    ]
+    return image_row(panels, experiment.data.class_names, columns=7).say(
+        f"From the image to the mask (s = {p.s:g}, alpha = {p.alpha:g}), with s = 0, with alpha = {alpha:g}.",
+        "A row: image, CAM, smoothed CAM, the run's mask, the mask with s = 0, with a larger alpha, ground truth.",
+    )
+
+
+def s_alpha_maps(found: Mapping[str, Record]) -> CaptionedFigure:
+    """Draw mIoU over s and alpha, one heat map a grid; `found` is title -> grid of `masks.run_mask_grid`."""
+    own = _own(found)
+    tables = {title: masks.table(record, "s", "alpha") for title, record in found.items()}
+    return heat_maps(tables, "s", "alpha", own=(own["s"], own["alpha"])).say(
+        "mIoU of the pseudo-masks over s and alpha; orange marks the run's setting, which was fixed beforehand.",
+        " ".join(findings.each(found, findings.smoothing_sentence)),
+    )
+
+
+def s_alpha_curves(found: Mapping[str, Record]) -> CaptionedFigure:
+    """Draw mIoU over alpha, one curve a value of s; `found` as in `s_alpha_maps`."""
+    curves = {title: masks.curves(record, "alpha", "s") for title, record in found.items()}
+    return lines_figure(curves, "alpha", "mIoU in %", _own(found)["alpha"], log=True).say(
+        "The same grid as curves over alpha, one a value of s; dashed: the run's alpha.",
+        "One curve over alpha for each value of s. " + " ".join(findings.each(found, findings.smoothing_sentence)),
+    )
+
+
+def class_map(title: str, record: Record) -> CaptionedFigure:
+    """Draw the IoU of each class over s, of one grid."""
+    own = masks.own_of(record)["s"]
+    return heat_maps({title: masks.class_table(record, "s")}, "class", "s", "IoU in %", own=(None, own)).say(
+        f"IoU of each class over s, {title}; orange marks the run's s.", findings.class_sentence(record)
+    )
+
+
+def threshold_curves(found: Mapping[str, Record]) -> CaptionedFigure:
+    """Draw mIoU over t by both variants; `found` as in `s_alpha_maps`."""
+    curves = {title: masks.curves(record, "t", "variant") for title, record in found.items()}
+    return lines_figure(curves, "t", "mIoU in %", _own(found)["t"]).say(
+        "mIoU of the pseudo-masks over t, by the released code and by the equations; dashed: the run's t.",
+        " ".join(findings.each(found, findings.threshold_sentence)),
+    )
+
+
+def crf_curves(found: Mapping[str, Record]) -> CaptionedFigure:
+    """Draw mIoU over the strength of the CRF; `found` as in `s_alpha_maps`."""
+    curves = {title: {"mIoU": masks.curve(record, "crf_scale")} for title, record in found.items()}
+    return lines_figure(curves, "factor on both weights", "mIoU in %", _own(found)["crf_scale"], even=True).say(
+        "mIoU of the pseudo-masks over the strength of the CRF; 0 is no CRF, dashed: the run's.",
+        " ".join(findings.each(found, findings.crf_sentence)),
+    )
+
+
+def _own(found: Mapping[str, Record]) -> dict[str, Any]:
+    return masks.own_of(next(iter(found.values())))
+
+
+def augment_curves(record: Record) -> CaptionedFigure:
+    """Draw what smoothing gains over alpha, for weak and strong augmentation of the classifier."""
+    lines = {"mIoU with the run's s minus mIoU with s = 0": trainings.augment_lines(record)}
+    return lines_figure(lines, "alpha", "gain of CVS, points", log=True, zero=True).say(
+        "What smoothing gains over s = 0, for weak and strong augmentation; pale dots are single seeds.",
+        findings.augment_sentence(record),
+    )
+
+
+def training_masks(experiment: Experiment, image_id: str) -> CaptionedFigure:
+    """Draw the four kinds of training masks of one image that has a ground truth."""
+    p, data = experiment.params, experiment.data
+    truth = data.mask(image_id)
+    noisy = flip_regions(truth, data.labels(image_id), p.ablation_noise, p.seed, image_id)
+    objects = (truth > 0) & (truth != IGNORE_INDEX)
+    changed = f"{np.mean((noisy != truth)[objects]):.0%}"
+    pseudo = [(kind, experiment.pseudo_mask(kind, image_id)) for kind in ("ppmg", "threshold")]
+    panels = [("image", data.image(image_id)), ("ground truth", truth), (f"noisy, {changed} wrong", noisy), *pseudo]
+    return image_row(panels, data.class_names, columns=5).say(
+        "The four kinds of training masks of one image.",
+        f"Image, ground truth, the same with {changed} of its object pixels changed in blocks, two pseudo-masks.",
+    )
+
+
+def beta_kappa_maps(record: Record) -> CaptionedFigure | None:
+    """Draw what the paper's clamp gains over beta and kappa, one heat map a kind of masks; None without any."""
+    tables = {f"{kind} masks": trainings.gain_table(record, kind) for kind in trainings.FINE_MASKS}
+    tables = {title: content for title, content in tables.items() if np.isfinite(content[2]).any()}
+    if not tables:
+        return None
+    own = record.manifest["params"]["beta"], record.manifest["params"]["kappa"]
+    return heat_maps(tables, "beta", "kappa", "gain, points", own, signed=True).say(
+        "What the paper's clamp gains over cross-entropy for each beta and kappa; orange marks the run's pair.",
+        f"Gains in points over beta and kappa for {' and '.join(tables)}.",
+    )
+
+
+def round_curves(record: Record) -> CaptionedFigure:
+    """Draw the masks and the models over the cyclic rounds, with and without the filter."""
+    names = {True: "filtered by the image's labels", False: "not filtered"}
+    panels = {}
+    for title, score in {"masks trained on, train": "masks_miou", "models, val": "model_miou"}.items():
+        panels[title] = {names[key]: line for key, line in trainings.round_lines(record, score).items()}
+    return lines_figure(panels, "round", "mIoU in %", even=True, share=False).say(
+        "Masks and models over the rounds, with and without the filter; pale dots are single seeds.",
+        " ".join(findings.cyclic_sentence(record, score) for score in ("masks_miou", "model_miou")),
+    )

@@ -1,0 +1,275 @@
+"""The studies that train: losses on clean and on wrong masks, augmentation of the classifier, cyclic rounds.
+
+Each training is a stage of the run, so a finished one is reused and an interrupted study goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pmm.errors import InputError
+from pmm.method.smoothing import coefficient_of_variation
+from pmm.run.experiment import Experiment
+from pmm.run.folder import Stage
+from pmm.run.params import check_params
+from pmm.studies.masks import axes, evaluated_ids, own_cell, run_mask_grid
+from pmm.studies.records import Cell, Difference, Record, compare, gather, manifest, seeds_of, select
+
+MASKS = ("ground_truth", "ppmg", "threshold", "noisy")
+"""What the losses are trained on: clean masks, two kinds of pseudo-masks, ground truth with known errors."""
+FINE_MASKS = ("noisy",)
+"""Masks on which the paper's clamp is tried with every beta and kappa."""
+BETAS = (0.15, 0.3, 0.6)
+KAPPAS = (0.5, 1.0, 2.0)
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class LossSetting:
+    """One line of the comparison of losses: the masks that train a model, and the loss, cross-entropy by default."""
+
+    masks: str
+    pus: str = "none"
+    variant: str | None = None
+    beta: float | None = None
+    kappa: float | None = None
+
+    @property
+    def title(self) -> str:
+        """Name of the loss; its two numbers are beta and kappa, and pow is the same in both variants."""
+        if self.pus == "none":
+            return "cross-entropy"
+        kind = self.pus if self.pus == "pow" else f"{self.pus}, {self.variant}"
+        return f"{kind}, {self.beta:g}/{self.kappa:g}"
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The parameters that differ from the run's."""
+        if self.pus == "none":
+            return {"pus": "none"}
+        gate = {"beta": self.beta, "kappa": self.kappa, "pus_warmup": 0.0}
+        return {"pus": self.pus, "pus_variant": self.variant, **gate}
+
+    def train(self, experiment: Experiment, seed: int) -> Stage:
+        """Train a segmentation model, or reuse it; return its stage."""
+        loss = self.title.replace(", ", "_").replace("/", "_")
+        name = f"ablation/{self.masks}/{loss}/seed{seed}"
+        return experiment.segmenter(name, masks=self.masks, **{**self.changes, "seed": seed})
+
+
+SETTINGS = (
+    LossSetting("ppmg"),
+    LossSetting("ppmg", "clamp", "paper", 0.3, 1.0),
+    LossSetting("ppmg", "clamp", "paper", 0.5, 0.5),
+    LossSetting("ppmg", "clamp", "official", 0.5, 0.5),
+    LossSetting("ppmg", "pow", "paper", 0.5, 0.5),
+    LossSetting("ppmg", "ignore", "official", 0.5, 0.5),
+    LossSetting("threshold"),
+    LossSetting("threshold", "clamp", "paper", 0.5, 1.0),
+)
+"""The comparison of notebook 05; the masks called threshold are the noisier ones."""
+LOSSES = (("none",), ("clamp", "paper", 0.3, 1.0), ("ignore", "paper", 0.3, 1.0), ("pow", "paper", 0.3, 0.5))
+"""The losses that notebook 07 tries on all of `MASKS`, as `LossSetting` takes them."""
+LOSS_TITLES = tuple(LossSetting("ppmg", *loss).title for loss in LOSSES)
+
+
+def loss_settings() -> list[LossSetting]:
+    """List the long comparison: `SETTINGS`, `LOSSES` x `MASKS`, and beta x kappa of the paper's clamp; each once."""
+    found = [*SETTINGS, *(LossSetting(masks, *loss) for masks in MASKS for loss in LOSSES)]
+    pairs = [(beta, kappa) for beta in BETAS for kappa in KAPPAS]
+    found += [LossSetting(masks, "clamp", "paper", *pair) for masks in FINE_MASKS for pair in pairs]
+    return sorted(dict.fromkeys(found), key=lambda setting: MASKS.index(setting.masks))
+
+
+def run_losses(experiment: Experiment, settings: Iterable[LossSetting] = SETTINGS, path: Path | None = None) -> Record:
+    """Train every setting with every seed of `ablation_seeds`, or reuse what is trained.
+
+    Args:
+        experiment: the run.
+        settings: lines of the comparison, no two the same.
+        path: as in `records.gather`.
+
+    Returns:
+        A cell has the setting, its title, seed and miou, on the val split, to four digits.
+
+    Raises:
+        InputError: there are no seeds, two settings are the same, or no validation image has a ground truth.
+    """
+    settings, seeds = list(settings), seeds_of(experiment)
+    if len(set(settings)) < len(settings):
+        raise InputError("settings: two of them are the same; each needs its own folder")
+    images = sum(experiment.data.has_mask(i) for i in experiment.val_ids)
+    if not images:
+        raise InputError("val_split: no image has a ground truth; losses cannot be compared without")
+    cells = (_loss_cell(experiment, setting, seed) for setting in settings for seed in seeds)
+    return gather(_of_models(experiment, "losses", images), cells, path)
+
+
+def _loss_cell(experiment: Experiment, setting: LossSetting, seed: int) -> Cell:
+    miou = round(float(_val(setting.train(experiment, seed))), 4)
+    return asdict(setting) | {"title": setting.title, "seed": seed, "miou": miou}
+
+
+def _of_models(experiment: Experiment, study: str, images: int) -> dict[str, Any]:
+    method = f"segmentation models, {experiment.params.seg_epochs} epochs"
+    return manifest(experiment, study, "val", images, seeds_of(experiment), method, experiment.params.seg_crf)
+
+
+def _val(stage: Stage) -> float | None:
+    return stage.facts.get("val", {}).get("miou")
+
+
+def loss_gains(record: Record) -> dict[tuple[str, str], Difference]:
+    """Compare every loss with cross-entropy on the same masks and seeds: (masks, title) -> difference."""
+    found = {}
+    for masks, title in dict.fromkeys((cell["masks"], cell["title"]) for cell in record.cells):
+        cells = select(record.cells, masks=masks)
+        gain = compare(select(cells, title=title), select(cells, pus="none"))
+        if gain.seeds and title != "cross-entropy":
+            found[masks, title] = gain
+    return found
+
+
+def gain_table(record: Record, masks: str) -> tuple[list[float], list[float], np.ndarray]:
+    """Lay out what the paper's clamp gains over cross-entropy on one kind of masks.
+
+    Returns:
+        betas, kappas, (betas, kappas) mean gain in val mIoU as fractions; NaN where a setting is not in the record.
+    """
+    gains, values = loss_gains(record), np.full((len(BETAS), len(KAPPAS)), np.nan)
+    for row, column in np.ndindex(values.shape):
+        title = LossSetting(masks, "clamp", "paper", BETAS[row], KAPPAS[column]).title
+        if (masks, title) in gains:
+            values[row, column] = gains[masks, title].mean
+    return list(BETAS), list(KAPPAS), values
+
+
+def run_augmentations(experiment: Experiment, path: Path | None = None) -> Record:
+    """Measure CVS on the CAMs of classifiers trained with weak and with strong augmentation.
+
+    A seed makes its own scenes, classifier and CAMs; both augmentations share the scenes. Each classifier other
+    than the run's own lives in a run folder of its own below `ablation/`.
+
+    Args:
+        experiment: the run.
+        path: as in `records.gather`.
+
+    Returns:
+        A cell has augment, seed, s (0 or the run's), alpha, miou, c_v (mean over the channels with a foreground) and
+        val_map of the classifier.
+
+    Raises:
+        InputError: `ablation_seeds` is empty, or no training image has a ground truth.
+    """
+    seeds = seeds_of(experiment)
+    images = len(evaluated_ids(experiment, experiment.params.ablation_scenes))
+    made = manifest(experiment, "augment", "train", images, seeds, "PPMG", crf=True)
+    pairs = ((augment, seed) for seed in seeds for augment in ("weak", "strong"))
+    cells = (cell for pair in pairs for cell in _augment_cells(_sibling(experiment, *pair), *pair))
+    return gather(made, cells, path)
+
+
+def _sibling(experiment: Experiment, augment: str, seed: int) -> Experiment:
+    """Return the run with another augmentation and seed: the run itself where nothing differs."""
+    p = experiment.params
+    if (augment, seed) == (p.cls_augment, p.seed):
+        return experiment
+    changes = {"cls_augment": augment, "seed": seed, "run_name": f"{augment}_seed{seed}"}
+    changes["runs_dir"] = str(experiment.run.path.resolve() / "ablation")
+    return Experiment(check_params({**p.model_dump(), **changes}, "augment"))
+
+
+def _augment_cells(sibling: Experiment, augment: str, seed: int) -> Iterator[Cell]:
+    own, alphas = own_cell(sibling.params), axes(sibling.params)["alpha"]
+    facts = {"augment": augment, "seed": seed, "c_v": mean_variation(sibling)}
+    settings = dict.fromkeys(replace(own, s=s, alpha=alpha) for s in (0.0, own.s) for alpha in alphas)
+    grid = run_mask_grid(sibling, list(settings))
+    facts["val_map"] = sibling.classifier().facts.get("val_map")
+    for cell in grid.cells if grid else []:
+        yield facts | {name: cell[name] for name in ("s", "alpha", "miou")}
+
+
+def mean_variation(experiment: Experiment) -> float:
+    """Return the mean c_v of all training CAMs' channels that have a foreground; NaN if none has."""
+    cams = (experiment.cam(i)[1] for i in experiment.train_ids)
+    found = np.concatenate([coefficient_of_variation(cam, experiment.params.t) for cam in cams])
+    found = found[found > 0]
+    return float(found.mean()) if found.size else float("nan")
+
+
+def augment_gains(record: Record) -> list[Cell]:
+    """Subtract s = 0 from the run's s: cells with augment, alpha, seed and gain, a fraction."""
+    gains = []
+    for augment, alpha in sorted({(cell["augment"], cell["alpha"]) for cell in record.cells}):
+        cells = select(record.cells, augment=augment, alpha=alpha)
+        gain = compare([cell for cell in cells if cell["s"] > 0], select(cells, s=0.0))
+        gains += [{"augment": augment, "alpha": alpha, "seed": seed, "gain": g} for seed, g in gain.gains.items()]
+    return gains
+
+
+def augment_lines(record: Record) -> dict[str, tuple[list[float], list[list[float]]]]:
+    """Gather the gain of CVS in points: augmentation -> (alphas, one list of seeds' gains an alpha)."""
+    lines: dict[str, dict[float, list[float]]] = {"weak": {}, "strong": {}}
+    for cell in augment_gains(record):
+        lines[cell["augment"]].setdefault(cell["alpha"], []).append(100 * cell["gain"])
+    return {augment: (list(line), list(line.values())) for augment, line in lines.items()}
+
+
+def run_rounds(experiment: Experiment, rounds: int = ROUNDS, path: Path | None = None) -> Record:
+    """Train rounds 0..rounds with and without filtering by the images' labels.
+
+    Round 0 is a model with the run's loss on the run's masks, the teacher of both branches; later rounds learn
+    with plain cross-entropy, as in notebook 06. The cell of round 0 holds the cross-entropy model.
+
+    Args:
+        experiment: the run.
+        rounds: the last round.
+        path: as in `records.gather`.
+
+    Returns:
+        A cell has filtered, seed, round, masks_miou (of the masks trained on, train) and model_miou (val, with
+        cross-entropy).
+
+    Raises:
+        InputError: `ablation_seeds` is empty.
+    """
+    made = _of_models(experiment, "cyclic", len(experiment.val_ids))
+    cells = (cell for seed in seeds_of(experiment) for cell in _rounds(experiment, seed, rounds))
+    return gather(made, cells, path)
+
+
+def _rounds(experiment: Experiment, seed: int, rounds: int) -> Iterator[Cell]:
+    masks, root = experiment.params.seg_masks, f"ablation/cyclic/seed{seed}"
+    first = {"round": 0, "masks_miou": experiment.pseudo_masks(masks).facts.get("miou")}
+    experiment.segmenter(f"{root}/teacher", masks=masks, seed=seed)
+    first["model_miou"] = _val(LossSetting(masks).train(experiment, seed))  # also in the comparison of losses
+    for filtered in (True, False):
+        teacher = f"{root}/teacher"
+        yield {"filtered": filtered, "seed": seed} | first
+        for number in range(1, rounds + 1):
+            name = f"{root}/{'filtered' if filtered else 'free'}{number}"
+            masks_miou = experiment.cyclic_masks(number, teacher, name, filtered).facts.get("miou")
+            model_miou = _val(experiment.segmenter(name, masks=name, seed=seed, pus="none"))
+            scores = {"masks_miou": masks_miou, "model_miou": model_miou}
+            yield {"filtered": filtered, "seed": seed, "round": number} | scores
+            teacher = name
+
+
+def round_lines(record: Record, score: str) -> dict[bool, tuple[list[int], list[list[float]]]]:
+    """Gather one score in per cent over the rounds: filtered -> (rounds, one list of seeds' values a round).
+
+    Args:
+        record: as `run_rounds` returned.
+        score: "masks_miou" or "model_miou"; NaN where a cell has none.
+    """
+    rounds = sorted({cell["round"] for cell in record.cells})
+    lines = {}
+    for filtered in (True, False):
+        found = [[c[score] for c in select(record.cells, filtered=filtered, round=number)] for number in rounds]
+        lines[filtered] = rounds, [[float("nan") if v is None else 100 * v for v in values] for values in found]
+    return lines
