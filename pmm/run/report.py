@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STORY = "06_story"
 HEADLINES = ("06_this_run", "05_pretended_underfitting", "04_pseudo_masks")
 """Sections of metrics.json that sum a run up; the report opens with the first that is there."""
-READING_ORDER = ("06", "04", "05", "03", "02", "07", "99", "01")
+READING_ORDER = ("04", "05", "06", "03", "02", "07", "99", "01")
 """Notebooks whose tables come first: what came out, why, what others published, what the data are."""
 SHARE = re.compile(r"(?:^|[_ ])(?:m?iou|map|accuracy|precision|share)\b", re.IGNORECASE)
 DATASETS = {
