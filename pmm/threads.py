@@ -1,8 +1,9 @@
-"""Threads for work that lets go of Python's lock: compiled functions, torch, image files."""
+"""Threads for work that releases the GIL: compiled functions, torch, image files."""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,32 +58,52 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 
 @contextmanager
 def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool whose threads use one thread of torch each; what has not begun when the block ends is dropped.
-
-    torch's number of threads is set anew afterwards: starting the workers had lowered it here, too.
-    """
+    """Give a pool whose threads use one thread of torch each; what has not begun when the block ends is dropped."""
     import torch  # not needed by the processes that only make masks
 
-    cores = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with _torch_threads_kept(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             yield pool
         finally:
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(cores)
 
 
-def map_images(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Call a function on each item, several at a time, and yield the results in order.
+def map_images(
+    function: Callable[[T], R], items: Iterable[T], *, workers: int = 0, processes: bool = False
+) -> Iterator[R]:
+    """Call a function on each item, several at a time by joblib, and yield the results in order.
 
     An image a thread keeps a processor's cores busier than one image on all of them, hides the reading and writing
     of files, and gives the same bits on any number of cores.
+
+    Args:
+        function: called from several threads, each of which uses one thread of torch and of the lattice alone.
+        items: one for each call.
+        workers: calls at a time; 0 takes `available_threads()`.
+        processes: use processes, for a function that does not release the GIL; it must be picklable then.
     """
+    pool = joblib.Parallel(workers or available_threads(), prefer="processes" if processes else "threads",
+                           return_as="generator")  # fmt: skip
+    with _torch_threads_kept():
+        yield from pool(joblib.delayed(_alone)(function, item) for item in items)
 
-    def alone(item: T) -> R:
-        """Keep to one thread: the others work on other items."""
-        with limit_threads(1):
-            return function(item)
 
-    with one_thread_each(available_threads()) as pool:
-        yield from pool.map(alone, items)
+def _alone(function: Callable[[T], R], item: T) -> R:
+    """Keep to one thread: the others work on other items."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+    with limit_threads(1):
+        return function(item)
+
+
+@contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """Set torch's number of threads anew after the block: threads that start later take the number set last."""
+    torch = sys.modules.get("torch")
+    cores = torch.get_num_threads() if torch is not None else 0
+    try:
+        yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(cores)

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from pmm.errors import InputError
 
+Statistics = tuple[list[float], list[float]]
+"""Mean and standard deviation of a model's input, a value a channel, for pixels in [0,1]."""
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 

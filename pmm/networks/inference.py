@@ -17,13 +17,10 @@ from torch import Tensor, nn
 
 from pmm.method.cam import normalize_cam
 from pmm.method.losses import PIXEL_LOSSES
-from pmm.networks.devices import autocast, prepare_images
+from pmm.networks.devices import Statistics, autocast, prepare_images
 from pmm.networks.models import CamClassifier
 from pmm.networks.training import with_background_margin
 from pmm.threads import available_threads, one_thread_each
-
-Statistics = tuple[list[float], list[float]]
-"""Mean and standard deviation of a model's input, a value a channel, for pixels in [0,1]."""
 
 GPU_BATCH = 16
 """Images of one size in a pass on a GPU, unless told. On a processor an image a thread is faster: docs/speed.md."""
@@ -217,7 +214,7 @@ def class_probabilities(
     *,
     scales: Sequence[float],
     flip: bool,
-    statistics: tuple[list[float], list[float]],
+    statistics: Statistics,
 ) -> np.ndarray:
     """Average the softmax over scales and mirror images.
 
@@ -250,7 +247,7 @@ def pixel_loss_map(
     *,
     pixel_loss: str,
     background_margin: float,
-    statistics: tuple[list[float], list[float]],
+    statistics: Statistics,
 ) -> np.ndarray:
     """Compute the per-pixel loss L of eq. 10 of one whole image against a mask.
 

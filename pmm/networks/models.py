@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pmm.errors import InputError, MissingDependency
+from pmm.networks.devices import Statistics
 
 EMBEDDED_BACKBONE = "tf_efficientnet_lite0"
 DECODERS = {"deeplabv3plus": "DeepLabV3Plus", "pspnet": "PSPNet"}
@@ -190,7 +191,7 @@ def embedded_imagenet_state() -> dict[str, Tensor]:
     return {name: tensor for (name, _), tensor in pairs}
 
 
-def image_statistics(backbone: str) -> tuple[list[float], list[float]]:
+def image_statistics(backbone: str) -> Statistics:
     """Return mean and standard deviation (each 3 values, of images in [0,1]) that the backbone expects."""
     import timm
 
@@ -204,11 +205,11 @@ def image_statistics(backbone: str) -> tuple[list[float], list[float]]:
 
 
 def freeze(backbone: nn.Module, n_stages: int) -> None:
-    """Stop the training of the stem and the first stages, and of the statistics of all batch norms.
+    """Stop the training of the stem and the first stages; for the statistics of batch norms see `keep_statistics`.
 
     Args:
         backbone: a timm model or features with `conv_stem`/`blocks` (EfficientNets) or `layer1`... (ResNets).
-        n_stages: how many stages beside the stem; 0 freezes nothing but the statistics.
+        n_stages: how many stages beside the stem; 0 freezes nothing.
 
     Raises:
         InputError: this kind of network has no such stages.

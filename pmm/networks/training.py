@@ -11,7 +11,6 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from tqdm.auto import tqdm
 from pmm.errors import InputError
 from pmm.files import whole_file, write_text
 from pmm.method.losses import PretendedUnderfittingLoss
-from pmm.networks.devices import autocast, prepare_images, seeded
+from pmm.networks.devices import Statistics, autocast, prepare_images, seeded
 from pmm.networks.models import keep_statistics, read_weights
 from pmm.threads import one_thread_each
 
@@ -62,7 +61,7 @@ def fit(
     *,
     backbone: nn.Module,
     head: Sequence[nn.Module],
-    statistics: tuple[list[float], list[float]],
+    statistics: Statistics,
     title: str,
 ) -> None:
     """Train a model in place; leave `weights.pt`, `early.pt` and `log.csv` in the folder.
@@ -83,20 +82,22 @@ def fit(
     """
     steps = len(EpochBatches(len(images), settings.batch_size, range(1), settings.seed))
     total = settings.epochs * steps
-    optimizer = build_optimizer(model, head, settings)
-    scheduler = build_scheduler(optimizer, settings, total)
-    first, rows = resume(folder, model, optimizer, scheduler)
-    learn = _Step(model, loss_function, optimizer, scheduler, statistics)
+    learner = Learner(model, head, loss_function, settings, statistics, total)
+    first, rows = learner.resume(folder / CHECKPOINT)
     epochs = EpochBatches(len(images), settings.batch_size, range(first, settings.epochs), settings.seed)
-    batches = load_ahead(images, epochs, settings.loader_workers, pin_memory=learn.device.type == "cuda")
+    batches = load_ahead(images, epochs, settings.loader_workers, pin_memory=learner.device.type == "cuda")
     model.train()
     keep_statistics(backbone)
     with tqdm(total=total, initial=first * steps, desc=title, unit="step", mininterval=1.0) as bar:
         for epoch in range(first, settings.epochs):
-            steps_now = range(epoch * steps, (epoch + 1) * steps)
-            log = [_advance(learn, next(batches), settings.seed, step, total, bar) for step in steps_now]
-            rows.append(summarise(epoch + 1, log, scheduler.get_last_lr()[0], title))
-            save_checkpoint(folder, epoch + 1, model, optimizer, scheduler, rows)
+            log = []
+            for step in range(epoch * steps, (epoch + 1) * steps):
+                log.append(learner.step(next(batches), settings.seed * 1_000_003 + step, step / total))
+                bar.update()
+                if step % 10 == 9:  # reading a value waits for the device
+                    bar.set_postfix({name: f"{float(v):.3f}" for name, v in log[-1].items()}, refresh=False)
+            rows.append(summarise(epoch + 1, log, learner.scheduler.get_last_lr()[0], title))
+            learner.save(folder / CHECKPOINT, epoch + 1, rows)
             if epoch + 1 == max(1, settings.epochs // EARLY_SHARE):
                 _save_weights(folder / EARLY, model)
     write_log(folder / LOG, rows)
@@ -105,32 +106,36 @@ def fit(
     model.eval()
 
 
-def _advance(learn: _Step, batch: Any, seed: int, step: int, total: int, bar: tqdm) -> dict[str, Tensor]:
-    facts = learn(batch, seed * 1_000_003 + step, step / total)
-    bar.update()
-    if step % 10 == 9:
-        bar.set_postfix({name: f"{float(value):.3f}" for name, value in facts.items()}, refresh=False)
-    return facts
-
-
 def _save_weights(path: Path, model: nn.Module) -> None:
     save_tensors(path, {name: value.cpu() for name, value in model.state_dict().items()})
 
 
-class _Step:
-    """One step of the optimiser: forward in the device's precision, backward, schedule."""
+class Learner:
+    """All that a training changes, model, optimiser and schedule: one step of it, and its checkpoint.
+
+    Args:
+        model, head, loss_function, settings, statistics: as in `fit`.
+        total: number of steps of the whole training.
+    """
 
     def __init__(
-        self, model: nn.Module, loss_function: LossFunction, optimizer: Any, scheduler: Any, statistics: tuple
+        self,
+        model: nn.Module,
+        head: Sequence[nn.Module],
+        loss_function: LossFunction,
+        settings: TrainingSettings,
+        statistics: Statistics,
+        total: int,
     ):
-        self.model, self.loss_function = model, loss_function
-        self.optimizer, self.scheduler, self.statistics = optimizer, scheduler, statistics
+        self.model, self.loss_function, self.statistics = model, loss_function, statistics
+        self.optimizer = build_optimizer(model, head, settings)
+        self.scheduler = build_scheduler(self.optimizer, settings, total)
         self.device = next(model.parameters()).device
         narrow = self.device.type == "cuda" and not torch.cuda.is_bf16_supported()  # float16 needs its loss scaled
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=narrow)
 
-    def __call__(self, batch: tuple[Tensor, Tensor], seed: int, progress: float) -> dict[str, Tensor]:
-        """Learn from a batch; return its loss and the named values, on the device."""
+    def step(self, batch: tuple[Tensor, Tensor], seed: int, progress: float) -> dict[str, Tensor]:
+        """Learn from a batch (N,3,H,W) uint8 and its targets; return loss and named values, on the device."""
         inputs = prepare_images(batch[0], *self.statistics, self.device)
         with seeded(seed), autocast(self.device):
             loss, values = self.loss_function(self.model, inputs, batch[1].to(self.device), progress)
@@ -140,6 +145,30 @@ class _Step:
         self.scaler.update()
         self.scheduler.step()
         return {"loss": loss.detach(), **values}
+
+    def save(self, path: Path, epoch: int, rows: Sequence[Mapping[str, float]]) -> None:
+        """Keep everything that the next epoch needs."""
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
+        save_tensors(path, {**parts, "epoch": epoch, "rows": list(rows)})
+
+    def resume(self, path: Path) -> tuple[int, list[dict[str, float]]]:
+        """Take up a checkpoint.
+
+        Returns:
+            The epoch to go on with and the log so far; 0 and nothing without a checkpoint.
+
+        Raises:
+            InputError: the checkpoint cannot be read.
+        """
+        if not path.is_file():
+            return 0, []
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            for name in ("model", "optimizer", "scheduler"):
+                getattr(self, name).load_state_dict(state[name])
+            return int(state["epoch"]), list(state["rows"])
+        except Exception:
+            raise InputError(f"{path}: broken or of another training; delete it, the training starts again") from None
 
 
 def build_optimizer(model: nn.Module, head: Sequence[nn.Module], settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -203,7 +232,7 @@ def read_log(path: Path) -> dict[str, list[float]]:
     return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else [])}
 
 
-def save_tensors(path: Path, content: Any) -> None:
+def save_tensors(path: Path, content: object) -> None:
     """Save tensors and plain values; the file appears whole or not at all."""
     with whole_file(path) as file:  # a path's name would enter the archive and change its bytes
         torch.save(content, file)
@@ -221,34 +250,6 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         reason = str(error).splitlines()[1].strip()[:120]
         raise InputError(f"{path}: weights of another model ({reason}); delete the folder, train again") from None
     return model.eval()
-
-
-def save_checkpoint(folder: Path, epoch: int, model: nn.Module, optimizer: Any, scheduler: Any, rows: list) -> None:
-    """Keep everything that the next epoch needs."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
-    save_tensors(folder / CHECKPOINT, {**state, "epoch": epoch, "rows": rows})
-
-
-def resume(folder: Path, model: nn.Module, optimizer: Any, scheduler: Any) -> tuple[int, list[dict[str, float]]]:
-    """Take up the folder's checkpoint.
-
-    Returns:
-        The epoch to go on with and the log so far; 0 and nothing without a checkpoint.
-
-    Raises:
-        InputError: the checkpoint cannot be read.
-    """
-    path = folder / CHECKPOINT
-    if not path.is_file():
-        return 0, []
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        return int(state["epoch"]), list(state["rows"])
-    except Exception:
-        raise InputError(f"{path}: broken or of another training; delete it, the training starts again") from None
 
 
 class TrainingImages(Dataset):

@@ -1,21 +1,419 @@
-"""The stages of a run, each made once and then reused: scenes, classifier, CAMs, pseudo-masks, models.
+"""The stages of a run, each made once and then reused: data, classifier, CAMs, pseudo-masks, segmentation models.
 
     experiment = Experiment(params)
     experiment.pseudo_masks("ppmg")          # makes what it needs first: scenes, classifier, CAMs
     experiment.segmenter("pus")              # learns from them
 
-Every stage method returns its `Stage`, whose `facts` hold what the stage found out.
+Here stands what depends on what; `pmm.run.steps` computes it.
 """
 
-from pmm.run.stages.segmenters import SegmenterStages
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from torch import nn
+
+from pmm.data import SegmentationData, open_dataset
+from pmm.data.cam_files import load_cams
+from pmm.data.scenes import compose_scenes
+from pmm.data.transforms import Augmentation
+from pmm.errors import InputError
+from pmm.method.crf import SEGMENTATION_CRF, CRFSettings, DenseCRF
+from pmm.method.losses import PretendedUnderfittingLoss
+from pmm.method.pseudo_mask import cyclic_pseudo_mask
+from pmm.networks.devices import Statistics, choose_device, keep_freed_memory, place, seeded
+from pmm.networks.inference import class_probabilities, multi_scale_cam, pixel_loss_map
+from pmm.networks.models import CamClassifier, create_segmenter, freeze, image_statistics, load_imagenet
+from pmm.networks.training import EARLY, LOG, WEIGHTS, SegmentationLoss, TrainingSettings, load_weights, read_log
+from pmm.run import steps
+from pmm.run.folder import Stage, file_mark, fingerprint, located
+from pmm.run.params import Params, check_params, open_run
 
 
-class Experiment(SegmenterStages):
+class Experiment:
     """One run: its parameters, its data, its folder, its stages.
+
+    Every method that makes a stage returns its `Stage`, whose `facts` hold what was found out.
 
     Args:
         params: all parameters.
 
     Raises:
-        InputError: the data set or the device is not there.
+        InputError: the data set or the device is not there, or the run's folder belongs to other data.
     """
+
+    def __init__(self, params: Params):
+        keep_freed_memory()
+        torch.backends.cudnn.deterministic = True
+        self.params = params
+        self.device = choose_device(params.device)
+        self.run = open_run(params)
+        self.workers = params.workers or joblib.cpu_count()
+        self._folders: dict[str, Path] = {}
+        self._kept: tuple[tuple[str, bool, str], nn.Module, Params] | None = None
+
+    # --- the data
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Mean and standard deviation that the backbone expects of its images."""
+        return image_statistics(self.params.backbone)
+
+    @cached_property
+    def dataset_stage(self) -> Stage:
+        """The data set as a stage: scenes are composed, others are only named."""
+        p = self.params
+        scenes = p.dataset == "scenes"
+        settings = p.pick("seed", "n_train", "n_val", "scene_*") if scenes else p.pick("dataset", "data_dir")
+        with self.run.stage("dataset", settings) as stage:
+            if scenes and not stage.reused:
+                size = {"width": p.scene_width, "height": p.scene_height}
+                numbers = {"n_train": p.n_train, "n_val": p.n_val, "seed": p.seed, "n_jobs": self.workers}
+                compose_scenes(stage.folder / "scenes", **numbers, **size)
+        return stage
+
+    @cached_property
+    def data(self) -> SegmentationData:
+        """The data set, ready to read."""
+        if self.params.dataset == "scenes":
+            return open_dataset("scenes", self.dataset_stage.folder / "scenes")
+        return open_dataset(self.params.dataset, located(self.params.data_dir))
+
+    @cached_property
+    def train_ids(self) -> list[str]:
+        """Ids of the training images; those without any label are left out, and counted aloud."""
+        split = self.params.train_split
+        ids = self.data.ids(split)
+        labelled = [i for i in ids if self.data.labels(i)]
+        if not labelled:
+            raise InputError(f"train_split = {split}: none of its {len(ids)} images has a label")
+        if len(labelled) < len(ids):
+            print(f"{split}: {len(ids) - len(labelled)} of {len(ids)} images have no label and are skipped")
+        return labelled
+
+    @cached_property
+    def val_ids(self) -> list[str]:
+        """Ids of the images that measure; none where `val_split` is empty."""
+        return self.data.ids(self.params.val_split) if self.params.val_split else []
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.data.class_names)
+
+    def describe(self, split: str, crf: str = "no CRF") -> str:
+        """Name what a number was measured on: data set, split, images, seed, CRF."""
+        name = getattr(self.params, f"{split}_split")
+        n = len(self.train_ids if split == "train" else self.val_ids)
+        return f"{self.data.name}, {name}, {n} images, seed {self.params.seed}, {crf}"
+
+    @cached_property
+    def _splits(self) -> str:
+        """Stand for both splits in a fingerprint: for ids and, outside the composed scenes, labels and images."""
+        known: dict[str, Any] = {"ids": self.train_ids, "val": self.val_ids}
+        if self.params.dataset != "scenes":
+            known |= {"classes": self.data.class_names, "labels": [self.data.labels(i) for i in self.train_ids]}
+            known["images"] = _sizes(self.data.image_path(i) for i in self.train_ids + self.val_ids)
+        return fingerprint(known)
+
+    @cached_property
+    def truth_marks(self) -> list[str]:
+        """Stand for the ground truth of both splits in a fingerprint; nothing for the composed scenes."""
+        if self.params.dataset == "scenes":
+            return []
+        sources = (self.data.mask_source(i) for i in self.train_ids + self.val_ids)
+        return [fingerprint({"truth": _sizes(sources)})]
+
+    @cached_property
+    def _weight_marks(self) -> list[str]:
+        """Stand for the content of the local ImageNet weights in a fingerprint; nothing where there are none."""
+        return [file_mark(Path(located(self.params.weights)))] if self.params.weights else []
+
+    # --- the classifier and its CAMs
+
+    def classifier(self) -> Stage:
+        """Train the multi-label classifier from image-level labels."""
+        p = self.params
+        inputs = [self.dataset_stage, self._splits, *self._weight_marks]
+        with self.run.stage("classifier", p.pick("seed", "backbone", "cls_*"), inputs) as stage:
+            if not stage.reused:
+                model = self.new_classifier(pretrained=True)
+                augmentation = Augmentation(tuple(p.cls_crop), **steps.AUGMENTATIONS[p.cls_augment])
+                settings = training_settings(p, "cls")
+                where = (stage.folder, self.statistics)
+                steps.train_classifier(model, self.data, self.train_ids, settings, augmentation, *where)
+                found = steps.average_precision(model, self.data, self.val_ids, self.statistics)
+                stage.facts |= {"images": len(self.train_ids), **found}
+        return stage
+
+    def new_classifier(self, pretrained: bool) -> CamClassifier:
+        """Build the classifier on the run's device, with ImageNet's weights or with none."""
+        p = self.params
+        with seeded(p.seed):
+            model = CamClassifier(p.backbone, self.n_classes - 1, p.cls_output_stride)
+        if pretrained:
+            load_imagenet(model.backbone, p.backbone, located(p.weights))
+        freeze(model.backbone, p.cls_frozen_stages)
+        return place(model, self.device)
+
+    def load_classifier(self) -> CamClassifier:
+        """Return the trained classifier in evaluation mode."""
+        return load_weights(self.new_classifier(pretrained=False), self.classifier().folder / WEIGHTS)
+
+    def cams(self) -> Stage:
+        """Compute the multi-scale CAMs of all training images."""
+        p, n = self.params, len(self.train_ids)
+        with self.run.stage("cams", p.pick("cam_scales", "cam_flip"), [self.classifier()]) as stage:
+            if not stage.reused:
+                where = (self.load_classifier(), self.data, self.train_ids, stage.folder)
+                empty = steps.write_cams(*where, batch_size=p.cam_batch_size, **self._cam_options(p.cam_scales))
+                stage.facts |= {"images": n, "empty": empty}
+                if empty:
+                    print(f"cams: {empty} of {n} images have an all-zero CAM; their masks will be background")
+        return stage
+
+    def compute_cam(self, model: CamClassifier, image_id: str, scales: list[float] | None = None) -> np.ndarray:
+        """Compute one image's CAM (C,H,W) float32 of the classes present; other scales on request."""
+        options = self._cam_options(scales or self.params.cam_scales)
+        return multi_scale_cam(model, self.data.image(image_id), self.data.labels(image_id), **options)
+
+    def _cam_options(self, scales: list[float]) -> dict[str, Any]:
+        return {"scales": scales, "flip": self.params.cam_flip, "statistics": self.statistics}
+
+    def cam(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Read one training image's class ids (C,) and CAM (C,H,W) float32."""
+        if "cams" not in self._folders:
+            self._folders["cams"] = self.cams().folder
+        return load_cams(self._folders["cams"] / f"{image_id}.npz")
+
+    # --- masks of the training images
+
+    def crf_settings(self, joint: bool = False) -> CRFSettings:
+        """Return the dense CRF's settings, of PPMG or of the joint CRF."""
+        p = self.params
+        kernel = p.pick("crf_gauss_sxy", "crf_bilateral_*", "crf_iterations", "crf_engine")
+        compat = p.crf_joint_gauss_compat if joint else p.crf_gauss_compat
+        return CRFSettings(gauss_compat=compat, **{name.removeprefix("crf_"): v for name, v in kernel.items()})
+
+    def pseudo_masks(self, method: str) -> Stage:
+        """Make the pseudo-masks of all training images; evaluate them where there is ground truth.
+
+        Args:
+            method: one of `steps.METHODS`.
+        """
+        p, names = self.params, {"threshold": ["cam_threshold"], "crf": ["alpha_crf", "crf_*"]}
+        settings = p.pick(*names.get(method, ["t", "alpha", "variant", "crf_*"]), *["s"] * (method == "ppmg"))
+        crf = self.crf_settings(joint=method == "crf")
+        make = steps.mask_function(method, p.model_dump(), crf)
+        cams = self.cams()
+        with self.run.stage(f"masks/{method}", settings, [cams, *self.truth_marks]) as stage:
+            if not stage.reused:
+                options = {"workers": self.workers, "engine": crf.engine}
+                steps.write_pseudo_masks(make, self.data, self.train_ids, cams.folder, stage.folder, **options)
+                stage.facts |= self._evaluate(stage)
+        return stage
+
+    def noisy_masks(self) -> Stage:
+        """Spoil the ground truth of all training images by a known share, for the ablations only.
+
+        Raises:
+            InputError: a training image has no ground truth.
+        """
+        p, inputs = self.params, [self.dataset_stage, self._splits, *self.truth_marks]
+        with self.run.stage("masks/noisy", p.pick("ablation_noise", "seed"), inputs) as stage:
+            if not stage.reused:
+                steps.write_noisy_masks(self.data, self.train_ids, p.ablation_noise, p.seed, stage.folder)
+                stage.facts |= self._evaluate(stage)
+        return stage
+
+    def cyclic_masks(self, round_: int, teacher: str, name: str = "", filtered: bool | None = None) -> Stage:
+        """Predict the next round's pseudo-masks with a trained model, section 2.5.
+
+        Args:
+            round_: 1 or more; the masks are called `cyclic<round_>`.
+            teacher: name of the trained segmenter.
+            name: another name of the masks.
+            filtered: by the images' labels; defaults to the run's `cyclic_filter`.
+        """
+        p, trained = self.params, self._trained(teacher, "teacher")
+        filtered = p.cyclic_filter if filtered is None else filtered
+        settings = p.pick("cyclic_filter", "cyclic_crf", "cyclic_scales", "seg_flip", *["crf_*"] * p.cyclic_crf)
+        settings["cyclic_filter"] = filtered
+        with self.run.stage(f"masks/{name or f'cyclic{round_}'}", settings, [trained]) as stage:
+            if not stage.reused:
+                self._segmenter_of(teacher)  # loaded once, before the threads ask for it
+                predict = partial(self.cyclic_mask, teacher, filtered=filtered)
+                steps.write_predicted_masks(predict, self.train_ids, stage.folder)
+                stage.facts |= self._evaluate(stage)
+        return stage
+
+    def cyclic_mask(self, teacher: str, image_id: str, filtered: bool | None = None) -> np.ndarray:
+        """Predict one training image's next pseudo-mask (H,W) uint8, filtered by its labels or not."""
+        p, image = self.params, self.data.image(image_id)
+        labels = self.data.labels(image_id) if (p.cyclic_filter if filtered is None else filtered) else None
+        crf = DenseCRF(image, self.crf_settings(joint=True)) if p.cyclic_crf else None
+        options = {"scales": p.cyclic_scales, "flip": p.seg_flip, "statistics": self.statistics}
+        return cyclic_pseudo_mask(class_probabilities(self._segmenter_of(teacher)[0], image, **options), labels, crf)
+
+    def pseudo_mask(self, masks: str, image_id: str) -> np.ndarray:
+        """Read one training mask (H,W) uint8: of a method, `ground_truth`, `noisy`, or `cyclic<round>`."""
+        if masks == "ground_truth":
+            return self.data.mask(image_id)
+        if masks not in self._folders:
+            self._folders[masks] = self._mask_stage(masks).folder
+        return steps.read_pseudo_mask(self._folders[masks], image_id, self.n_classes)
+
+    def _mask_stage(self, masks: str) -> Stage:
+        if masks == "ground_truth":
+            return self.dataset_stage
+        if masks == "noisy":
+            return self.noisy_masks()
+        if masks in steps.METHODS:
+            return self.pseudo_masks(masks)
+        record = self.run.recorded(f"masks/{masks}")
+        if record is None:
+            folder = self.run.path / "masks" / masks
+            raise InputError(f"masks = {masks}: {folder} holds no finished masks; make them first")
+        return record
+
+    def _evaluate(self, stage: Stage) -> dict[str, Any]:
+        read = partial(steps.read_pseudo_mask, stage.folder, n_classes=self.n_classes)
+        return steps.evaluate_masks(self.data, self.train_ids, read, f"score {stage.folder.name}")
+
+    # --- segmentation models
+
+    def segmenter(self, name: str, masks: str | None = None, **changes: Any) -> Stage:
+        """Train a segmentation model and evaluate it on the val split.
+
+        Args:
+            name: its folder below `segmenter/`.
+            masks: what it learns from, see `pseudo_mask`; defaults to `params.seg_masks`.
+            **changes: parameters that differ from the run's, such as pus="none"; they hold for training, for the
+                evaluation, and whenever the model is used later.
+        """
+        p = check_params({**self.params.model_dump(), **changes}, f"segmenter {name}")
+        masks = masks or p.seg_masks
+        settings = p.pick("seed", "backbone", "seg_*", "pixel_loss", "pus", *["crf_engine"] * p.seg_crf)
+        if p.pus != "none":  # plain training does not depend on what PUS would do
+            settings |= p.pick("pus_*", "beta", "kappa")
+        settings["seg_masks"] = masks
+        inputs = [self._mask_stage(masks), self._splits, *self.truth_marks, *self._weight_marks]
+        if p.seg_init == "classifier":
+            inputs.append(self.classifier())
+        with self.run.stage(f"segmenter/{name}", settings, inputs) as stage:
+            if not stage.reused:
+                model = self._train_segmenter(p, masks, stage.folder, name)
+                predict = partial(self._predict, model, p)
+                found = steps.evaluate_masks(self.data, self.val_ids, predict, "val")
+                stage.facts |= {"settings": settings, "val": found}
+        return stage
+
+    def _train_segmenter(self, p: Params, masks: str, folder: Path, name: str) -> nn.Module:
+        if len(self.train_ids) < 2:  # batch normalisation has no variance over one image
+            raise InputError(f"train_split = {p.train_split}: only 1 image has a label; label at least 2")
+        model = self.new_segmenter(p, pretrained=True)
+        if p.seg_init == "classifier":
+            model.encoder.model.load_state_dict(self.load_classifier().backbone.state_dict(), strict=False)
+        pus = PretendedUnderfittingLoss(p.pus, p.beta, p.kappa, p.pus_variant, p.pixel_loss)
+        loss = SegmentationLoss(pus, p.pus_warmup, p.seg_background_margin)
+        augmentation = Augmentation(tuple(p.seg_crop), tuple(p.seg_scale), colour=0.3)
+        read = partial(self.pseudo_mask, masks)
+        how = (loss, training_settings(p, "seg"), augmentation, folder, self.statistics, f"segmenter {name}")
+        steps.train_segmenter(model, self.data, self.train_ids, read, *how)
+        return model
+
+    def new_segmenter(self, p: Params, pretrained: bool) -> nn.Module:
+        """Build the segmentation model of some parameters on the run's device."""
+        with seeded(p.seed):
+            model = create_segmenter(
+                p.seg_architecture,
+                p.backbone,
+                self.n_classes,
+                output_stride=p.seg_output_stride,
+                channels=p.seg_decoder_channels,
+                rates=p.seg_atrous_rates,
+                weights=located(p.weights) if pretrained else None,
+            )
+        freeze(model.encoder.model, p.seg_frozen_stages)
+        return place(model, self.device)
+
+    def load_segmenter(self, name: str, early: bool = False) -> nn.Module:
+        """Return a trained segmentation model in evaluation mode.
+
+        Args:
+            name: of its folder below `segmenter/`.
+            early: as it was after the first quarter of its epochs.
+
+        Raises:
+            InputError: it has not been trained.
+        """
+        record = self._trained(name, "segmenter")
+        model = self.new_segmenter(self._own_params(record), pretrained=False)
+        return load_weights(model, record.folder / (EARLY if early else WEIGHTS))
+
+    def _trained(self, name: str, what: str) -> Stage:
+        record = self.run.recorded(f"segmenter/{name}")
+        if record is None:
+            raise InputError(f"{what} = {name}: not trained in {self.run.path}; call experiment.segmenter first")
+        return record
+
+    def _own_params(self, record: Stage) -> Params:
+        """Parameters of a trained model: the run's, but for what it was trained with."""
+        own = {**self.params.model_dump(), **record.settings, "seg_masks": self.params.seg_masks}
+        return check_params(own, record.name)
+
+    def _segmenter_of(self, name: str, early: bool = False) -> tuple[nn.Module, Params]:
+        """Return a trained model with its parameters; the last one asked for stays in memory."""
+        record = self._trained(name, "segmenter")
+        key = (name, early, record.fingerprint)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None  # one model in memory at a time is enough
+            self._kept = (key, self.load_segmenter(name, early), self._own_params(record))
+        return self._kept[1:]
+
+    def probabilities(self, name: str, image_id: str) -> np.ndarray:
+        """Predict class probabilities (K,H,W) float32 of any image with a trained model."""
+        return self._probabilities(*self._segmenter_of(name), image_id)
+
+    def _probabilities(self, model: nn.Module, p: Params, image_id: str) -> np.ndarray:
+        image = self.data.image(image_id)
+        options = {"scales": p.seg_scales, "flip": p.seg_flip, "statistics": self.statistics}
+        found = class_probabilities(model, image, **options)
+        return DenseCRF(image, replace(SEGMENTATION_CRF, engine=p.crf_engine)).posterior(found) if p.seg_crf else found
+
+    def predict(self, name: str, image_id: str) -> np.ndarray:
+        """Predict the mask (H,W) uint8 of any image with a trained model."""
+        return self._predict(*self._segmenter_of(name), image_id)
+
+    def _predict(self, model: nn.Module, p: Params, image_id: str) -> np.ndarray:
+        return self._probabilities(model, p, image_id).argmax(0).astype(np.uint8)
+
+    def loss_map(self, name: str, image_id: str, masks: str, early: bool = False) -> np.ndarray:
+        """Compute a trained model's own per-pixel loss (H,W) float32 on an image against a training mask."""
+        (model, p), mask = self._segmenter_of(name, early), self.pseudo_mask(masks, image_id)
+        options = {"pixel_loss": p.pixel_loss, "background_margin": p.seg_background_margin}
+        return pixel_loss_map(model, self.data.image(image_id), mask, **options, statistics=self.statistics)
+
+    def log(self, stage_name: str) -> dict[str, list[float]]:
+        """Read a training's log: epoch, loss, lr and, for segmenters, gate_open and over_kappa."""
+        return read_log(self.run.path / stage_name / LOG)
+
+
+def training_settings(params: Params, prefix: str) -> TrainingSettings:
+    """Take the parameters that begin with `cls_` or `seg_`."""
+    names = ("epochs", "batch_size", "lr", "head_lr", "weight_decay", "optimizer", "schedule")
+    values = {name: getattr(params, f"{prefix}_{name}") for name in names}
+    return TrainingSettings(**values, seed=params.seed, loader_workers=params.loader_workers)
+
+
+def _sizes(paths: Iterable[Path]) -> list[int]:
+    """Return each file's bytes, -1 for a missing one: a file that was replaced nearly always differs in size."""
+    size = cache(lambda path: path.stat().st_size if path.is_file() else -1)  # COCO names one file for many images
+    return [size(path) for path in paths]

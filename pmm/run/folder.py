@@ -49,6 +49,11 @@ def fingerprint(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def file_mark(path: Path) -> str:
+    """Return 16 hexadecimal digits that stand for a file's content; none for a missing one, whose use complains."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+
 def environment() -> dict[str, Any]:
     """Describe what the numbers depend on beside parameters: versions, processor, accelerator."""
     import torch

@@ -7,8 +7,7 @@ The defaults are those of `params/demo.yaml`.
 from __future__ import annotations
 
 import difflib
-import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -16,6 +15,26 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pmm.errors import InputError
+from pmm.files import write_text
+from pmm.run.folder import RunFolder, located, project_root
+
+GROUPS = {
+    "run_name": "the run",
+    "dataset": "the data",
+    "backbone": "the networks",
+    "cls_epochs": "the classifier",
+    "cam_scales": "the class activation maps",
+    "variant": "the pseudo-masks",
+    "seg_architecture": "the segmentation model",
+    "pixel_loss": "pretended under-fitting",
+    "cyclic_rounds": "cyclic pseudo-masks",
+    "ablation_seeds": "the longer comparison of notebook 05",
+    "ablation_scenes": "the grids of notebook 07",
+}
+"""First parameter of each group -> what the group is about; a group reaches to the next one."""
+
+DATA = ("dataset", "data_dir")
+"""What a run's folder belongs to: these stay, or the run has another name."""
 
 
 class Params(BaseModel):
@@ -23,7 +42,6 @@ class Params(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    # --- the run
     run_name: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run folder")
     runs_dir: str = Field("runs", description="folder of all runs; relative to the project's root")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of scenes, weights, batches and augmentation")
@@ -31,7 +49,6 @@ class Params(BaseModel):
     workers: int = Field(0, ge=0, le=1024, description="processes for the CRF; 0 means one a core")
     loader_workers: int = Field(0, ge=0, le=256, description="processes that load training images")
 
-    # --- the data
     dataset: Literal["scenes", "voc", "coco", "folder"] = Field("scenes", description="where images come from")
     data_dir: str = Field("", description="folder of the data set; scenes are composed, they need none")
     train_split: str = Field("train", min_length=1, description="split that trains and gets pseudo-masks")
@@ -41,11 +58,9 @@ class Params(BaseModel):
     scene_width: int = Field(256, ge=64, le=2048, description="width of a composed scene, pixels")
     scene_height: int = Field(192, ge=64, le=2048, description="height of a composed scene, pixels")
 
-    # --- the networks
     backbone: str = Field("tf_efficientnet_lite0", min_length=1, description="timm name of the backbone")
     weights: str = Field("", description="local ImageNet weights; empty: embedded, else timm's download")
 
-    # --- the classifier
     cls_epochs: int = Field(8, ge=1, le=1000, description="classifier epochs")
     cls_batch_size: int = Field(16, ge=1, le=4096, description="classifier images a step")
     cls_crop: list[int] = Field([192, 192], min_length=2, max_length=2, description="crop height, width, pixels")
@@ -58,12 +73,10 @@ class Params(BaseModel):
     cls_frozen_stages: int = Field(2, ge=0, le=7, description="first backbone stages that are not trained")
     cls_augment: Literal["weak", "strong"] = Field("strong", description="weak: crop and flip; strong: all")
 
-    # --- the class activation maps
     cam_scales: list[float] = Field([0.5, 1.0, 1.5, 2.0], min_length=1, description="image scales, summed")
     cam_flip: bool = Field(True, description="add the mirrored image's maps")
     cam_batch_size: int = Field(0, ge=0, le=4096, description="images of one size a pass; 0: 16 on a GPU, else 1")
 
-    # --- the pseudo-masks
     variant: Literal["official", "paper"] = Field("official", description="released code or equations")
     s: float = Field(0.3, ge=0, le=10, description="strength of the variation smoothing, eq. 6")
     t: float = Field(0.05, ge=0, lt=1, description="foreground threshold on the normalised CAM, eq. 5")
@@ -79,7 +92,6 @@ class Params(BaseModel):
     crf_bilateral_srgb: float = Field(13.0, gt=0, le=255, description="bilateral kernel: reach in colour")
     crf_bilateral_compat: float = Field(10.0, ge=0, le=1000, description="bilateral kernel: weight")
 
-    # --- the segmentation model
     seg_architecture: Literal["deeplabv3plus", "pspnet"] = Field("deeplabv3plus", description="its decoder")
     seg_decoder_channels: int = Field(96, ge=8, le=1024, description="channels of the DeepLabV3+ decoder")
     seg_atrous_rates: list[int] = Field([2, 3, 4], min_length=3, max_length=3, description="DeepLabV3+ dilations")
@@ -101,7 +113,6 @@ class Params(BaseModel):
     seg_flip: bool = Field(True, description="add the mirrored image at prediction")
     seg_crf: bool = Field(False, description="dense CRF on the val predictions")
 
-    # --- pretended under-fitting
     pixel_loss: Literal["ce", "bce"] = Field("ce", description="cross-entropy, or one-vs-all BCE")
     pus: Literal["none", "clamp", "pow", "ignore"] = Field("clamp", description="the strategy, eq. 11-13")
     pus_variant: Literal["paper", "official"] = Field("paper", description="equations, or the released code")
@@ -109,16 +120,13 @@ class Params(BaseModel):
     kappa: float = Field(1.0, gt=0, le=100, description="pixel loss from which a label is doubted (pow: exponent)")
     pus_warmup: float = Field(0.0, ge=0, le=1, description="share of the steps before PUS may act")
 
-    # --- cyclic pseudo-masks
     cyclic_rounds: int = Field(1, ge=0, le=20, description="rounds after the first training")
     cyclic_filter: bool = Field(True, description="allow only the classes of the image's labels")
     cyclic_crf: bool = Field(False, description="joint CRF on the predicted masks")
     cyclic_scales: list[float] = Field([1.0], min_length=1, description="image scales summed at prediction")
 
-    # --- the longer comparison of notebook 05
     ablation_seeds: list[int] = Field([], description="seeds of the long PUS comparison; empty: skip it")
 
-    # --- the grids of notebook 07
     ablation_scenes: int = Field(12, ge=1, le=1_000_000, description="training images that judge pseudo-masks")
     ablation_s: list[float] = Field([0.0, 0.15, 0.3, 0.6], description="values of s; 0 and the run's s are added")
     ablation_alpha: list[float] = Field([0.25, 0.5, 1.0, 2.0], description="values of alpha; the run's is added")
@@ -158,8 +166,20 @@ class Params(BaseModel):
 
     @classmethod
     def from_namespace(cls, namespace: Mapping[str, Any]) -> Params:
-        """Build Params from a notebook's variables: those that carry a parameter's name."""
-        return check_params({k: v for k, v in namespace.items() if k in cls.model_fields}, "notebook parameters")
+        """Build Params from a notebook's variables: those that carry a parameter's name.
+
+        A run that exists already supplies what they do not say.
+
+        Raises:
+            InputError: a value is wrong, or the run was made with other data or splits.
+        """
+        said = {k: v for k, v in namespace.items() if k in cls.model_fields}
+        params = check_params(said, "notebook parameters")
+        known = _read_run(run_path(params))
+        if known is None:
+            return params
+        _check_same(known, params, [name for name in (*DATA, "train_split", "val_split") if name in said])
+        return check_params({**known.model_dump(), **said}, "notebook parameters")
 
     def pick(self, *names: str) -> dict[str, Any]:
         """Return the named parameters; a name ending in `*` stands for all that begin so."""
@@ -168,6 +188,49 @@ class Params(BaseModel):
             keys = [k for k in type(self).model_fields if k.startswith(name[:-1])] if name[-1] == "*" else [name]
             picked |= {k: getattr(self, k) for k in keys}
         return picked
+
+
+def run_path(params: Params) -> Path:
+    """Return the folder of a run: below the project's root unless `runs_dir` is absolute."""
+    return project_root() / params.runs_dir / params.run_name
+
+
+def open_run(params: Params) -> RunFolder:
+    """Return the run's folder, with its params.yaml written.
+
+    Raises:
+        InputError: the folder belongs to a run on other data; nothing has been moved or written then.
+    """
+    run = RunFolder(run_path(params))
+    known = _read_run(run.path)
+    if known is not None:
+        _check_same(known, params, DATA)
+    write_text(run.path / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
+    return run
+
+
+def _read_run(path: Path) -> Params | None:
+    """Parameters of a run that exists, None of a new one."""
+    if not (path / "params.yaml").is_file():
+        return None
+    try:
+        return load_params(path / "params.yaml")
+    except InputError as error:
+        raise InputError(f"{error}; if the run is old or damaged, delete this file") from None
+
+
+def _check_same(known: Params, params: Params, names: Sequence[str]) -> None:
+    def value(source: Params, name: str) -> str:
+        """Return a parameter; paths as they are found."""
+        return located(source.data_dir) if name == "data_dir" else str(getattr(source, name))
+
+    for name in names:
+        old, new = value(known, name), value(params, name)
+        if old != new:
+            raise InputError(
+                f"{name} = {new or repr(new)}: {run_path(params)} was made with {name} = {old or repr(old)}; "
+                "give the same, or another run_name"
+            )
 
 
 def load_params(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Params:
@@ -260,17 +323,14 @@ def dump_yaml(values: Mapping[str, Any] | None = None) -> str:
     Args:
         values: parameters to write; all with their defaults unless told.
     """
-    chosen = dict(Params().model_dump() if values is None else values)
-    lines, group = [], ""
-    for line in inspect.getsource(Params).splitlines():
-        name = line.strip().partition(":")[0]
-        if line.strip().startswith("# --- "):
-            group = "\n" + line.strip()
-        elif name in chosen:
-            value = yaml.safe_dump(chosen.pop(name), default_flow_style=True, width=10_000).split("\n")[0]
-            meaning = f"{Params.model_fields[name].description} ({allowed_values(name)})"
-            lines += [group] * bool(group) + [f"{f'{name}: {value}':<40}  # {meaning}"]
-            group = ""
+    chosen, lines, group = Params().model_dump() if values is None else values, [], []
+    for name, field in Params.model_fields.items():
+        if name in GROUPS:
+            group = [f"\n# --- {GROUPS[name]}"]
+        if name in chosen:
+            value = yaml.safe_dump(chosen[name], default_flow_style=True, width=10_000).split("\n")[0]
+            lines += [*group, f"{f'{name}: {value}':<40}  # {field.description} ({allowed_values(name)})"]
+            group = []
     return YAML_HEADER + "\n".join(lines).lstrip("\n") + "\n"
 
 

@@ -10,12 +10,13 @@ import torch
 
 from pmm.data.images import write_jpeg, write_mask
 from pmm.errors import InputError
+from pmm.files import without_nan
 from pmm.networks import training
 from pmm.networks.models import embedded_imagenet_state
-from pmm.run import folder as artifacts
+from pmm.run import experiment as stages
+from pmm.run import steps
 from pmm.run.experiment import Experiment
 from pmm.run.params import Params
-from pmm.run.stages import classifier, segmenters
 
 TINY = {
     "run_name": "tiny",
@@ -60,7 +61,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    for module in (training, classifier, segmenters):
+    for module in (training, steps):
         monkeypatch.setattr(module, "fit", lambda *a, **k: pytest.fail("trained again"))
 
 
@@ -96,7 +97,7 @@ def test_results_are_read_in_the_agreed_form(finished):
     loss = experiment.loss_map("pus", first, "ppmg")
     assert loss.shape == (64, 64) and not loss[experiment.pseudo_mask("ppmg", first) == 255].any()
     assert {"epoch", "loss", "lr", "gate_open", "over_kappa"} <= set(experiment.log("segmenter/pus"))
-    np.testing.assert_array_equal(experiment.pseudo_mask("exact", first), experiment.data.mask(first))
+    np.testing.assert_array_equal(experiment.pseudo_mask("ground_truth", first), experiment.data.mask(first))
 
 
 @pytest.fixture
@@ -144,11 +145,78 @@ def test_cyclic_masks_hold_only_the_images_classes_if_filtered(finished):
     np.testing.assert_array_equal(free, predicted)
 
 
+def test_a_model_is_used_as_it_was_trained_and_not_as_the_run_says(finished, tmp_path, monkeypatch):
+    own = {"seg_scales": [0.5, 1.0], "seg_flip": True, "seg_crf": True}
+    loss = {"pixel_loss": "bce", "seg_background_margin": 0.7}
+    shutil.copytree(finished[0].run.path, tmp_path / "tiny")
+    experiment, seen = Experiment(params(tmp_path)), []
+
+    def watch(name):
+        """Note the options of each call."""
+        called = getattr(stages, name)
+        monkeypatch.setattr(stages, name, lambda *a, **k: (seen.append({"call": name, **k}), called(*a, **k))[1])
+
+    for name in ("class_probabilities", "pixel_loss_map", "DenseCRF"):
+        watch(name)
+    experiment.segmenter("other", **own, **loss)
+    assert (seen[0]["scales"], seen[0]["flip"]) == ([0.5, 1.0], True)
+    assert sorted(call["call"] for call in seen) == ["DenseCRF"] * 2 + ["class_probabilities"] * 2  # both val scenes
+    seen.clear()
+    first = experiment.train_ids[0]
+    probabilities = experiment.probabilities("other", first)
+    np.testing.assert_array_equal(experiment.predict("other", first), probabilities.argmax(0))
+    experiment.loss_map("other", first, "ppmg")
+    assert (seen[0]["scales"], seen[0]["flip"], seen[1]["call"]) == ([0.5, 1.0], True, "DenseCRF")
+    assert (seen[-1]["pixel_loss"], seen[-1]["background_margin"]) == ("bce", 0.7)
+    seen.clear()
+    experiment.predict("pus", first)
+    assert [call["call"] for call in seen] == ["class_probabilities"] and seen[0]["scales"] == [1.0]
+
+
+def test_the_test_time_crf_takes_the_engine_of_the_run(finished, tmp_path, monkeypatch):
+    engines = []
+    shutil.copytree(finished[0].run.path, tmp_path / "tiny")
+    experiment = Experiment(params(tmp_path, crf_engine="pydensecrf"))
+
+    class Watched(stages.DenseCRF):
+        def __init__(self, image, settings):
+            engines.append(settings.engine)
+            super().__init__(image, settings)
+
+    monkeypatch.setattr(stages, "DenseCRF", Watched)
+    p = experiment.params.model_copy(update={"seg_crf": True})
+    experiment._predict(finished[0].load_segmenter("pus"), p, experiment.train_ids[0])
+    assert engines == ["pydensecrf"]
+
+
+def test_other_weights_under_the_same_name_are_not_taken_for_the_old_ones(tmp_path):
+    weights = tmp_path / "own.pt"
+    torch.save(embedded_imagenet_state(), weights)
+    own = params(tmp_path, weights=str(weights))
+    assert not Experiment(own).classifier().reused and Experiment(own).classifier().reused
+    state = embedded_imagenet_state()
+    torch.save({**state, "conv_stem.weight": state["conv_stem.weight"] + 1}, weights)
+    assert not Experiment(own).classifier().reused
+    moved = tmp_path / "moved.pt"
+    weights.rename(moved)
+    assert Experiment(params(tmp_path, weights=str(moved))).classifier().reused
+
+
+def test_a_run_of_other_data_is_left_alone(tmp_path):
+    Experiment(params(tmp_path)).dataset_stage  # noqa: B018
+    before = contents(tmp_path)
+    with pytest.raises(
+        InputError, match=r"^dataset = folder: .*tiny was made with dataset = scenes; give the same, or"
+    ):
+        Experiment(params(tmp_path, dataset="folder", data_dir=str(tmp_path)))
+    assert contents(tmp_path) == before
+
+
 def test_a_second_experiment_reuses_everything(finished, no_training, capsys):
     experiment, facts = finished
     before = contents(experiment.run.path)
     capsys.readouterr()
-    assert run_all(experiment.run.path.parent)[1] == json.loads(json.dumps(artifacts.without_nan(facts)))
+    assert run_all(experiment.run.path.parent)[1] == json.loads(json.dumps(without_nan(facts)))
     said = capsys.readouterr().out
     assert "computing" not in said and said.count("reused") == 10
     assert contents(experiment.run.path) == before
@@ -214,7 +282,7 @@ def test_images_without_a_label_are_skipped_and_counted_aloud(tmp_path, capsys):
     assert capsys.readouterr().out == "train: 1 of 3 images have no label and are skipped\n"
 
 
-def test_a_changed_photograph_label_or_exact_mask_is_not_taken_for_the_old_one(tmp_path):
+def test_a_changed_photograph_label_or_ground_truth_is_not_taken_for_the_old_one(tmp_path):
     table, folder = "image,labels\na,cat\nb,dog\nc,cat dog\n", tmp_path / "own"
     own = own_folder(tmp_path, table)
 
@@ -258,21 +326,21 @@ def test_relative_paths_count_from_the_projects_root(tmp_path, monkeypatch):
     experiment = Experiment(own)
     assert experiment.run.path == tmp_path / "runs" / "tiny" and experiment.train_ids == ["a"]
     expected = state["conv_stem.weight"] + 1
-    assert torch.equal(experiment._new_classifier(pretrained=True).backbone.conv_stem.weight, expected)
-    assert torch.equal(experiment._new_segmenter(own, pretrained=True).encoder.model.conv_stem.weight, expected)
+    assert torch.equal(experiment.new_classifier(pretrained=True).backbone.conv_stem.weight, expected)
+    assert torch.equal(experiment.new_segmenter(own, pretrained=True).encoder.model.conv_stem.weight, expected)
     missing = params("runs", dataset="folder", data_dir="own", val_split="", weights="none.pt")
     with pytest.raises(InputError, match=r"none\.pt: no such weights file$"):
-        Experiment(missing)._new_classifier(pretrained=True)
+        Experiment(missing).new_classifier(pretrained=True)
 
 
-def test_noisy_masks_are_exact_ones_with_a_known_share_changed(tmp_path):
+def test_noisy_masks_are_ground_truth_with_a_known_share_changed(tmp_path):
     experiment = Experiment(params(tmp_path, ablation_noise=0.5))
     stage = experiment.noisy_masks()
     assert stage.facts["images"] == 4 and not experiment.noisy_masks().facts["miou"] > 0.95
     for image_id in experiment.train_ids:
-        exact, noisy = experiment.data.mask(image_id), experiment.pseudo_mask("noisy", image_id)
-        objects = (exact > 0) & (exact < 255)
-        assert np.array_equal(noisy[~objects], exact[~objects]) and 0.2 < (noisy != exact)[objects].mean() < 0.8
+        truth, noisy = experiment.data.mask(image_id), experiment.pseudo_mask("noisy", image_id)
+        objects = (truth > 0) & (truth < 255)
+        assert np.array_equal(noisy[~objects], truth[~objects]) and 0.2 < (noisy != truth)[objects].mean() < 0.8
     assert Experiment(params(tmp_path, ablation_noise=0.5)).noisy_masks().reused
     assert not Experiment(params(tmp_path, ablation_noise=0.2)).noisy_masks().reused
 
@@ -294,16 +362,13 @@ def test_the_grids_that_train_run_and_resume(tmp_path, monkeypatch):
 
     first = run()
     assert [len(part) for part in first] == [2 * 2 * 2, 2 * 3, 2]
-    monkeypatch.setattr(segmenters, "fit", lambda *a, **k: pytest.fail("trained again"))
-    monkeypatch.setattr(classifier, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(steps, "fit", lambda *a, **k: pytest.fail("trained again"))
     assert run() == first
 
 
 def test_settings_are_taken_by_prefix():
     p = Params(cls_epochs=3, seg_epochs=9, seg_optimizer="sgd", seed=8, loader_workers=2)
-    assert (classifier.training_settings(p, "cls").epochs, classifier.training_settings(p, "cls").optimizer) == (
-        3,
-        "adamw",
-    )
-    seg = classifier.training_settings(p, "seg")
+    cls = stages.training_settings(p, "cls")
+    assert (cls.epochs, cls.optimizer) == (3, "adamw")
+    seg = stages.training_settings(p, "seg")
     assert (seg.epochs, seg.optimizer, seg.seed, seg.loader_workers, seg.lr) == (9, "sgd", 8, 2, p.seg_lr)

@@ -5,7 +5,16 @@ import yaml
 
 from pmm.errors import InputError
 from pmm.run.folder import project_root
-from pmm.run.params import Params, allowed_values, check_params, dump_yaml, load_params, parse_override
+from pmm.run.params import (
+    GROUPS,
+    Params,
+    allowed_values,
+    check_params,
+    dump_yaml,
+    load_params,
+    open_run,
+    parse_override,
+)
 
 ROOT = project_root()
 
@@ -146,6 +155,49 @@ def test_from_namespace_takes_parameters_and_leaves_the_rest():
     assert (params.s, params.run_name) == (0.4, "a")
     with pytest.raises(InputError, match="notebook parameters: s = 'a'"):
         Params.from_namespace({"s": "a"})
+
+
+def test_an_existing_run_supplies_what_a_notebook_does_not_say(tmp_path):
+    own = {"run_name": "mine", "runs_dir": str(tmp_path)}
+    made = Params(**own, dataset="folder", data_dir=str(tmp_path), val_split="", s=0.4, alpha=2.0)
+    open_run(made)
+    assert Params.from_namespace({**own, "alpha": 0.7}) == made.model_copy(update={"alpha": 0.7})
+    assert Params.from_namespace({**own, "run_name": "other"}).s == Params().s
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"dataset": "scenes", "data_dir": ""}, "dataset = scenes"),
+        ({"dataset": "folder", "data_dir": "elsewhere"}, "data_dir = .*elsewhere"),
+        ({"val_split": "val"}, "val_split = val"),
+        ({"train_split": "train_aug"}, "train_split = train_aug"),
+    ],
+)
+def test_a_notebook_that_contradicts_its_run_is_told_in_one_line(tmp_path, said, named):
+    own = {"run_name": "mine", "runs_dir": str(tmp_path)}
+    open_run(Params(**own, dataset="folder", data_dir=str(tmp_path), val_split=""))
+    with pytest.raises(InputError, match=rf"^{named}: .*mine was made with .*; give the same, or another run_name$"):
+        Params.from_namespace({**own, **said})
+
+
+def test_the_runner_may_change_splits_but_not_data(tmp_path):
+    own = {"run_name": "mine", "runs_dir": str(tmp_path), "dataset": "folder", "data_dir": str(tmp_path)}
+    open_run(Params(**own))
+    assert load_params(open_run(Params(**own, train_split="both")).path / "params.yaml").train_split == "both"
+    with pytest.raises(InputError, match=r"^dataset = scenes: "):
+        open_run(Params(run_name="mine", runs_dir=str(tmp_path)))
+
+
+def test_a_damaged_params_file_of_a_run_is_named_with_its_mend(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "params.yaml").write_text("gamma: 1\n")
+    with pytest.raises(InputError, match=r"mine.params\.yaml: unknown parameter gamma; .*delete this file$"):
+        open_run(Params(run_name="mine", runs_dir=str(tmp_path)))
+
+
+def test_every_group_begins_with_a_parameter_and_the_first_one_does():
+    assert set(GROUPS) <= set(Params.model_fields) and next(iter(GROUPS)) == next(iter(Params.model_fields))
 
 
 def test_params_cannot_be_changed():

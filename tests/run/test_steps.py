@@ -8,8 +8,8 @@ from pmm.data.images import write_jpeg, write_mask
 from pmm.errors import InputError
 from pmm.method.crf import CRFSettings
 from pmm.method.pseudo_mask import crf_pseudo_mask, ppmg
-from pmm.run.mask_files import METHODS, mask_function, read_pseudo_mask, score_masks, write_pseudo_masks
 from pmm.run.params import Params
+from pmm.run.steps import METHODS, evaluate_masks, mask_function, read_pseudo_mask, write_pseudo_masks
 
 CRF = CRFSettings(iterations=2)
 IMAGE = np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8)
@@ -18,7 +18,7 @@ IDS = np.array([3, 1])
 
 
 class Data:
-    """Images in a folder; exact masks for some of them."""
+    """Images in a folder; ground truth for some of them."""
 
     class_names = ("background", "cat", "dog", "owl")
 
@@ -47,10 +47,10 @@ def threshold(value=0.5):
     return mask_function("threshold", {"cam_threshold": value}, CRF)
 
 
-def write(data, ids=("a", "b", "c"), make=None, workers=1):
+def write(data, ids=("a", "b", "c"), make=None, **options):
     root = data.folder.parent
     make = make or threshold()
-    write_pseudo_masks(make, ids, data, root / "cams", root / "masks", workers=workers, title="masks")
+    write_pseudo_masks(make, data, ids, root / "cams", root / "masks", **options)
     return {path.stem: path.read_bytes() for path in (root / "masks").glob("*.png")}
 
 
@@ -88,11 +88,12 @@ def test_files_that_are_there_are_kept(data, tmp_path):
     assert (read_pseudo_mask(tmp_path / "masks", "b", 4) == 2).all()
 
 
-def test_processes_change_nothing(data, tmp_path):
+@pytest.mark.parametrize("engine", ["lattice", "pydensecrf"])  # threads, and processes
+def test_several_workers_change_nothing(data, tmp_path, engine):
     alone = write(data)
     for path in (tmp_path / "masks").glob("*.png"):
         path.unlink()
-    assert write(data, workers=2) == alone
+    assert write(data, workers=2, engine=engine) == alone
 
 
 def test_an_image_that_came_later_is_found_in_the_same_process(data, tmp_path):
@@ -111,13 +112,13 @@ def test_a_cam_of_another_size_and_a_missing_cam_are_named(data, tmp_path):
         write(data)
 
 
-def test_scores_count_only_images_with_an_exact_mask(tmp_path):
-    exact = np.array([[0, 0, 1, 1]], np.uint8)
+def test_scores_count_only_images_with_ground_truth(tmp_path):
+    truth = np.array([[0, 0, 1, 1]], np.uint8)
     guess = {"a": np.array([[0, 1, 1, 1]], np.uint8), "b": np.array([[0, 0, 1, 255]], np.uint8)}
-    data = Data(tmp_path, {"a": exact, "b": exact})
-    facts = score_masks(data, ["a", "x", "b"], guess.__getitem__, "score")
+    data = Data(tmp_path, {"a": truth, "b": truth})
+    facts = evaluate_masks(data, ["a", "x", "b"], guess.__getitem__, "score")
     # background: 3 hits, 1 missed, none wrong; cat: 3 hits, 1 missed (no answer), 1 wrong
     assert facts["images"] == 2 and facts["iou"]["background"] == pytest.approx(3 / 4)
     assert facts["iou"]["cat"] == pytest.approx(3 / 5) and facts["miou"] == pytest.approx((3 / 4 + 3 / 5) / 2)
     assert facts["pixel_accuracy"] == pytest.approx(6 / 8)
-    assert score_masks(data, ["x"], guess.__getitem__, "score") == {}
+    assert evaluate_masks(data, ["x"], guess.__getitem__, "score") == {}

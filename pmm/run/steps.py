@@ -1,0 +1,329 @@
+"""What the stages of a run compute, as plain functions that take what they need and know no parameters object.
+
+`pmm.run.experiment` decides what is made when, and keeps it; here it is made: classifier, CAMs, pseudo-masks,
+segmentation models, and their scores against ground truth.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pmm.data import SegmentationData
+from pmm.data.cam_files import load_cams, save_cams
+from pmm.data.images import image_size, read_image, read_mask, write_mask
+from pmm.data.transforms import Augmentation, augment
+from pmm.errors import InputError
+from pmm.method.crf import CRFSettings
+from pmm.method.metrics import SegmentationScore
+from pmm.method.noise import flip_regions
+from pmm.method.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
+from pmm.networks.devices import Statistics, prepare_images
+from pmm.networks.inference import cam_batch_size, cams_in_batches, equal_sizes, multi_scale_cam
+from pmm.networks.models import CamClassifier
+from pmm.networks.training import SegmentationLoss, TrainingImages, TrainingSettings, fit
+from pmm.threads import map_images
+
+METHODS = ("threshold", "crf", "ppmg_s0", "ppmg")
+"""How pseudo-masks are made: CAM at a fixed threshold, joint CRF, PPMG without (s = 0) and with smoothing."""
+
+AUGMENTATIONS = {
+    "weak": {"scale": (1.0, 1.0), "colour": 0.0, "erase": 0.0},
+    "strong": {"scale": (0.6, 1.5), "colour": 0.3, "erase": 0.5},
+}
+"""What `cls_augment` stands for; crops and mirror images are in both."""
+
+MaskFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(image (H,W,3) uint8, cam (C,H,W) float32, class_ids (C,)) -> mask (H,W) uint8."""
+
+
+def train_classifier(
+    model: CamClassifier,
+    data: SegmentationData,
+    image_ids: Sequence[str],
+    settings: TrainingSettings,
+    augmentation: Augmentation,
+    folder: Path,
+    statistics: Statistics,
+) -> None:
+    """Train the multi-label classifier in place from image-level labels; see `networks.training.fit`.
+
+    Args:
+        model: on its device, its backbone with ImageNet's weights.
+        data: gives images and labels.
+        image_ids: what it learns from.
+        settings: epochs, batch size, learning rates, seed.
+        augmentation: of the training images.
+        folder: receives weights and log.
+        statistics: mean and standard deviation of the model's input.
+    """
+
+    def load(index: int) -> tuple[np.ndarray, None, Tensor]:
+        """Read an image and its labels."""
+        image_id = image_ids[index]
+        return data.image(image_id), None, _multi_hot(data.labels(image_id), len(data.class_names))
+
+    images = TrainingImages(load, len(image_ids), partial(augment, settings=augmentation), settings.seed)
+    parts = {"backbone": model.backbone, "head": [model.head]}
+    fit(model, images, _classifier_loss, settings, folder, **parts, statistics=statistics, title="classifier")
+
+
+def _classifier_loss(
+    model: nn.Module, images: Tensor, targets: Tensor, progress: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    return F.multilabel_soft_margin_loss(model(images).float(), targets), {}
+
+
+def _multi_hot(class_ids: Sequence[int], n_classes: int) -> Tensor:
+    target = torch.zeros(n_classes - 1)
+    target[[i - 1 for i in class_ids]] = 1
+    return target
+
+
+def average_precision(
+    model: CamClassifier, data: SegmentationData, image_ids: Sequence[str], statistics: Statistics
+) -> dict[str, Any]:
+    """Evaluate a classifier on the labels of some images, one image at a time.
+
+    Returns:
+        val_ap by class name, their mean val_map, in [0,1], and val_images, the number of images with a label; classes
+        that no image shows are left out. An empty dict where no image has a label.
+    """
+    from sklearn.metrics import average_precision_score  # a second to import
+
+    labelled = [i for i in image_ids if data.labels(i)]
+    if not labelled:
+        return {}
+    device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def score(image_id: str) -> np.ndarray:
+        """Score one image's classes, (C,)."""
+        picture = torch.from_numpy(data.image(image_id).transpose(2, 0, 1).copy())[None]
+        return model(prepare_images(picture, *statistics, device))[0].float().cpu().numpy()
+
+    bar = tqdm(map_images(score, labelled), desc="average precision", total=len(labelled), unit="image")
+    scores = np.stack(list(bar))  # (N, C)
+    present = np.stack([_multi_hot(data.labels(i), len(data.class_names)).numpy() for i in labelled])
+    names = enumerate(data.class_names[1:])
+    named = {n: float(average_precision_score(present[:, c], scores[:, c])) for c, n in names if present[:, c].any()}
+    return {"val_map": float(np.mean(list(named.values()))), "val_ap": named, "val_images": len(labelled)}
+
+
+def write_cams(
+    model: CamClassifier,
+    data: SegmentationData,
+    image_ids: Sequence[str],
+    folder: Path,
+    *,
+    batch_size: int = 0,
+    scales: Sequence[float],
+    flip: bool,
+    statistics: Statistics,
+) -> int:
+    """Compute and write the CAMs of all images; files that are there already are kept.
+
+    Args:
+        model: in evaluation mode, on its device.
+        data: gives images and labels.
+        image_ids: of the images.
+        folder: receives `<id>.npz`.
+        batch_size: images of one size in a pass; 0 leaves it to `cam_batch_size`. One image a thread for 1.
+        scales, flip, statistics: as in `multi_scale_cam`.
+
+    Returns:
+        How many images have an all-zero CAM.
+    """
+    options = {"scales": scales, "flip": flip, "statistics": statistics}
+    todo = _missing(image_ids, folder, ".npz")
+
+    def load(image_id: str) -> tuple[np.ndarray, Sequence[int]]:
+        """Read an image and its labels."""
+        return data.image(image_id), data.labels(image_id)
+
+    def save(image_id: str, class_ids: Sequence[int], cam: np.ndarray) -> None:
+        """Write one image's CAM."""
+        save_cams(folder / f"{image_id}.npz", class_ids, cam)
+
+    def alone(image_id: str) -> None:
+        """Compute and write one image's CAM."""
+        image, class_ids = load(image_id)
+        save(image_id, class_ids, multi_scale_cam(model, image, class_ids, **options))
+
+    if (size := cam_batch_size(batch_size, next(model.parameters()).device)) == 1:
+        done: Iterator[Any] = map_images(alone, todo)
+    else:
+        sizes = list(map_images(lambda i: image_size(data.image_path(i)), todo))
+        done = cams_in_batches(model, equal_sizes(todo, sizes, size), load, save, **options)
+    _exhaust(done, "CAMs", len(image_ids), len(todo))
+    return sum(not load_cams(folder / f"{i}.npz")[1].any() for i in image_ids)
+
+
+def mask_function(method: str, settings: dict[str, Any], crf: CRFSettings) -> MaskFunction:
+    """Return the function that makes one image's mask by a method.
+
+    Args:
+        method: one of `METHODS`.
+        settings: the parameters s, t, alpha, alpha_crf, cam_threshold, variant.
+        crf: strengths and reaches for this method.
+
+    Raises:
+        InputError: unknown method.
+    """
+    if method == "threshold":
+        return partial(_threshold, threshold=settings["cam_threshold"])
+    if method == "crf":
+        return partial(crf_pseudo_mask, alpha=settings["alpha_crf"], crf=crf)
+    if method in ("ppmg", "ppmg_s0"):
+        s = settings["s"] if method == "ppmg" else 0.0
+        return partial(ppmg, s=s, **{name: settings[name] for name in ("alpha", "t", "variant")}, crf=crf)
+    raise InputError(f"method = {method}: choose one of {', '.join(METHODS)}")
+
+
+def _threshold(image: np.ndarray, cam: np.ndarray, class_ids: np.ndarray, threshold: float) -> np.ndarray:
+    return threshold_pseudo_mask(cam, class_ids, threshold)
+
+
+def write_pseudo_masks(
+    make: MaskFunction,
+    data: SegmentationData,
+    image_ids: Sequence[str],
+    cams: Path,
+    folder: Path,
+    *,
+    workers: int = 0,
+    engine: str = "lattice",
+) -> None:
+    """Make the masks of all images from their CAMs; files that are there already are kept.
+
+    Args:
+        make: see `mask_function`.
+        data: knows the images' files.
+        image_ids: of the images.
+        cams: folder of `<id>.npz`.
+        folder: receives `<id>.png`.
+        workers: images at a time, see `map_images`.
+        engine: of the CRF: the lattice releases the GIL, so that threads do; pydensecrf needs processes.
+
+    Raises:
+        InputError: a CAM is missing, broken, or of another size than its image.
+    """
+    todo = _missing(image_ids, folder, ".png")
+    files = [(data.image_path(i), cams / f"{i}.npz", folder / f"{i}.png") for i in todo]
+    done = map_images(partial(_write_pseudo_mask, make), files, workers=workers, processes=engine != "lattice")
+    _exhaust(done, f"{folder.name} masks", len(image_ids), len(todo))
+
+
+def _write_pseudo_mask(make: MaskFunction, files: tuple[Path, Path, Path]) -> None:
+    image_file, cam_file, mask_file = files
+    class_ids, cam = load_cams(cam_file)
+    image = read_image(image_file)
+    if cam.shape[1:] != image.shape[:2]:
+        raise InputError(f"{cam_file}: CAM of {cam.shape[1:]} for an image of {image.shape[:2]}; resize the CAM")
+    write_mask(mask_file, make(image, cam, class_ids))
+
+
+def write_noisy_masks(data: SegmentationData, image_ids: Sequence[str], share: float, seed: int, folder: Path) -> None:
+    """Spoil the ground truth of all images by a known share of the object pixels, see `method.noise`.
+
+    Raises:
+        InputError: an image has no ground truth.
+    """
+    for image_id in image_ids:
+        if not data.has_mask(image_id):
+            raise InputError(f"masks = noisy: {image_id} has no ground truth that could be spoiled")
+        noisy = flip_regions(data.mask(image_id), data.labels(image_id), share, seed, image_id)
+        write_mask(folder / f"{image_id}.png", noisy)
+
+
+def write_predicted_masks(predict: Callable[[str], np.ndarray], image_ids: Sequence[str], folder: Path) -> None:
+    """Write what a model predicts for all images; files that are there already are kept.
+
+    Args:
+        predict: image id -> (H,W) uint8; called from several threads.
+        image_ids: of the images.
+        folder: receives `<id>.png`.
+    """
+    todo = _missing(image_ids, folder, ".png")
+    done = map_images(lambda i: write_mask(folder / f"{i}.png", predict(i)), todo)
+    _exhaust(done, f"{folder.name} masks", len(image_ids), len(todo))
+
+
+def read_pseudo_mask(folder: Path, image_id: str, n_classes: int) -> np.ndarray:
+    """Read a mask (H,W) uint8 that a stage wrote.
+
+    Raises:
+        InputError: missing or broken; names the file.
+    """
+    return read_mask(folder / f"{image_id}.png", n_classes)
+
+
+def evaluate_masks(
+    data: SegmentationData, image_ids: Iterable[str], predict: Callable[[str], np.ndarray], title: str
+) -> dict[str, Any]:
+    """Compare masks with the ground truth of the images that have one.
+
+    Args:
+        data: gives the ground truth.
+        image_ids: of the images.
+        predict: image id -> (H,W) uint8; called from several threads.
+        title: of the progress bar.
+
+    Returns:
+        miou, iou by class name, pixel_accuracy in [0,1] and images, the number of images evaluated; an empty dict
+        where no image has ground truth.
+    """
+    evaluated = [image_id for image_id in image_ids if data.has_mask(image_id)]
+    score = SegmentationScore(data.class_names)
+    pairs = map_images(lambda i: (data.mask(i), predict(i)), evaluated)
+    for target, prediction in tqdm(pairs, desc=title, total=len(evaluated), unit="image"):
+        score.update(target, prediction)
+    return {**score.result(), "images": len(evaluated)} if evaluated else {}
+
+
+def train_segmenter(
+    model: nn.Module,
+    data: SegmentationData,
+    image_ids: Sequence[str],
+    read_training_mask: Callable[[str], np.ndarray],
+    loss: SegmentationLoss,
+    settings: TrainingSettings,
+    augmentation: Augmentation,
+    folder: Path,
+    statistics: Statistics,
+    title: str,
+) -> None:
+    """Train a segmentation model in place from masks; see `networks.training.fit`.
+
+    Args:
+        read_training_mask: image id -> (H,W) uint8 mask to learn from.
+        model, data, image_ids, loss, settings, augmentation, folder, statistics, title: as in `train_classifier`.
+    """
+
+    def load(index: int) -> tuple[np.ndarray, np.ndarray, None]:
+        """Read an image and the mask it is trained on."""
+        return data.image(image_ids[index]), read_training_mask(image_ids[index]), None
+
+    images = TrainingImages(load, len(image_ids), partial(augment, settings=augmentation), settings.seed)
+    parts = {"backbone": model.encoder, "head": [model.decoder, model.segmentation_head]}
+    fit(model, images, loss, settings, folder, **parts, statistics=statistics, title=title)
+
+
+def _missing(image_ids: Sequence[str], folder: Path, suffix: str) -> list[str]:
+    """Ids whose file is not there yet; makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [i for i in image_ids if not (folder / f"{i}{suffix}").exists()]
+
+
+def _exhaust(done: Iterator[Any], title: str, total: int, left: int) -> None:
+    """Work through an iterator behind a progress bar that knows what was there before."""
+    deque(tqdm(done, desc=title, total=total, initial=total - left, unit="image"), maxlen=0)
