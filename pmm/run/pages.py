@@ -58,8 +58,9 @@ class Page:
 class PageRenderer(IPythonRenderer):
     """Renders Markdown with formulas as MathML and links to notebooks as links to their pages; notes its headings."""
 
-    def __init__(self, attachments: dict[str, dict[str, str]] | None = None):
+    def __init__(self, attachments: dict[str, dict[str, str]] | None = None, folder: str = ""):
         super().__init__(escape=False, attachments=attachments)
+        self.folder = folder
         self.parts: list[Part] = []
 
     def inline_math(self, body: str) -> str:
@@ -76,7 +77,7 @@ class PageRenderer(IPythonRenderer):
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         """Link to the page of a numbered notebook, to anything else as it is."""
-        return super().link(text, re.sub(r"^(\d\d_\w+)\.ipynb", r"\1.html", url), title)
+        return super().link(text, re.sub(r"^(\d\d_\w+)\.ipynb", rf"{self.folder}\1.html", url), title)
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
         """Render a heading with nbconvert's anchor, and note it down to the third level."""
@@ -104,9 +105,15 @@ def to_html(markdown: str, renderer: PageRenderer | None = None) -> Markup:
 
 
 @jinja2.pass_context
-def cell_html(context: Mapping[str, Any], markdown: str) -> str:
-    """Render the Markdown of a cell; a filter for the templates of nbconvert and Voila in place of `markdown2html`."""
-    return to_html(markdown, PageRenderer(context.get("cell", {}).get("attachments")))
+def cell_html(context: Mapping[str, Any], markdown: str, folder: str = "") -> str:
+    """Render the Markdown of a cell: nbconvert's filter `markdown2html`."""
+    return to_html(markdown, PageRenderer(context.get("cell", {}).get("attachments"), folder))
+
+
+@jinja2.pass_context
+def voila_html(context: Mapping[str, Any], markdown: str) -> str:
+    """Render the Markdown of a cell for `make explore`: Voila serves a run's files, so links lead to its pages."""
+    return cell_html(context, markdown, "voila/files/notebooks/")
 
 
 @cache

@@ -1,6 +1,13 @@
 """Executed notebooks as pages: contents, equations, nothing from elsewhere."""
 
 import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from html.parser import HTMLParser
 
 import nbformat
@@ -155,3 +162,44 @@ def test_pages_just_written_are_not_written_again(tmp_path):
 def test_the_notebooks_kinds_of_tex_are_translated(formula):
     html = to_html(f"$${formula}$$")
     assert html.startswith("<p><math") and html.count("<math") == 1 and "pt" not in html
+
+
+def fetch(address):
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        return answer.read().decode()
+
+
+@pytest.mark.slow
+def test_links_of_the_explorer_lead_to_the_pages_in_voila(tmp_path):
+    pytest.importorskip("voila")
+    folder = tmp_path / "runs" / "demo" / "notebooks"
+    write(folder, "08_explorer", new_markdown_cell("Needs $c_v$ of [03](03_smoothing.ipynb)."), new_code_cell("6 * 7"))
+    export_page(write(folder))
+    (folder.parent / "report.html").write_text("the report")
+    makefile = (project_root() / "Makefile").read_text(encoding="utf-8").replace("\\\n", "")
+    arguments = shlex.split(re.search(r"\$\(BIN\)/voila (.*)", makefile)[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "voila", *arguments, "--no-browser", f"--port={port}"]
+    address = f"http://127.0.0.1:{port}/"
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(address + "voila/files/report.html")
+            found = Links(fetch(address)).hrefs
+            assert "voila/files/notebooks/03_smoothing.html" in found
+            assert "Smoothing" in fetch(address + "voila/files/notebooks/03_smoothing.html")
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                fetch(address + "voila/files/notebooks/08_explorer.ipynb")
+        finally:
+            process.terminate()
+
+
+def wait_for(address, seconds=60):
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return fetch(address)
+        except urllib.error.URLError:
+            assert time.monotonic() < end
+            time.sleep(0.3)
