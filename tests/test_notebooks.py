@@ -5,6 +5,7 @@ import io
 import re
 import token
 import tokenize
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import nbformat
 import pytest
@@ -40,10 +41,10 @@ def code_cells(path):
 
 def type_name(name):
     """The annotation that a parameters cell must carry: `Literal` is written as the type of its values."""
-    annotation = Params.model_fields[name].annotation
-    if annotation in (str, int, float, bool):
-        return annotation.__name__
-    return str(annotation) if str(annotation).startswith("list") else type(getattr(Params(), name)).__name__
+    hint = get_type_hints(Params)[name]
+    inner = get_args(hint)[0] if get_origin(hint) is list else hint
+    inner = type(get_args(inner)[0]) if get_origin(inner) is Literal else inner
+    return f"list[{inner.__name__}]" if get_origin(hint) is list else inner.__name__
 
 
 def complaints(source):

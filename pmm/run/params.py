@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -35,6 +35,14 @@ GROUPS = {
 
 DATA = ("dataset", "data_dir")
 """What a run's folder belongs to: these stay, or the run has another name."""
+
+Scale = Annotated[float, Field(gt=0, le=8)]
+Side = Annotated[int, Field(ge=32, le=4096)]  # of a crop, pixels
+Rate = Annotated[int, Field(ge=1, le=64)]
+Value = Annotated[float, Field(ge=0, lt=1000)]  # of an axis of a grid
+Alpha = Annotated[float, Field(gt=0, le=1000)]
+Threshold = Annotated[float, Field(ge=0, lt=1)]
+Trained = Literal["augment", "pus", "cyclic"]
 
 
 class Params(BaseModel):
@@ -63,7 +71,7 @@ class Params(BaseModel):
 
     cls_epochs: int = Field(8, ge=1, le=1000, description="classifier epochs")
     cls_batch_size: int = Field(16, ge=1, le=4096, description="classifier images a step")
-    cls_crop: list[int] = Field([192, 192], min_length=2, max_length=2, description="crop height, width, pixels")
+    cls_crop: list[Side] = Field([192, 192], min_length=2, max_length=2, description="crop height, width, pixels")
     cls_optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the classifier")
     cls_schedule: Literal["onecycle", "poly"] = Field("onecycle", description="learning-rate schedule")
     cls_lr: float = Field(3.0e-4, gt=0, le=10, description="learning rate of the backbone")
@@ -73,7 +81,7 @@ class Params(BaseModel):
     cls_frozen_stages: int = Field(2, ge=0, le=7, description="first backbone stages that are not trained")
     cls_augment: Literal["weak", "strong"] = Field("strong", description="weak: crop and flip; strong: all")
 
-    cam_scales: list[float] = Field([0.5, 1.0, 1.5, 2.0], min_length=1, description="image scales, summed")
+    cam_scales: list[Scale] = Field([0.5, 1.0, 1.5, 2.0], min_length=1, description="image scales, summed")
     cam_flip: bool = Field(True, description="add the mirrored image's maps")
     cam_batch_size: int = Field(0, ge=0, le=4096, description="images of one size a pass; 0: 16 on a GPU, else 1")
 
@@ -94,13 +102,13 @@ class Params(BaseModel):
 
     seg_architecture: Literal["deeplabv3plus", "pspnet"] = Field("deeplabv3plus", description="its decoder")
     seg_decoder_channels: int = Field(96, ge=8, le=1024, description="channels of the DeepLabV3+ decoder")
-    seg_atrous_rates: list[int] = Field([2, 3, 4], min_length=3, max_length=3, description="DeepLabV3+ dilations")
+    seg_atrous_rates: list[Rate] = Field([2, 3, 4], min_length=3, max_length=3, description="DeepLabV3+ dilations")
     seg_masks: Literal["threshold", "crf", "ppmg_s0", "ppmg"] = Field("ppmg", description="masks it learns from")
     seg_init: Literal["imagenet", "classifier"] = Field("classifier", description="where its encoder starts from")
     seg_epochs: int = Field(4, ge=1, le=1000, description="segmentation epochs")
     seg_batch_size: int = Field(8, ge=2, le=4096, description="segmentation images a step")
-    seg_crop: list[int] = Field([192, 192], min_length=2, max_length=2, description="crop height, width, pixels")
-    seg_scale: list[float] = Field([0.75, 1.5], min_length=2, max_length=2, description="scale jitter, from-to")
+    seg_crop: list[Side] = Field([192, 192], min_length=2, max_length=2, description="crop height, width, pixels")
+    seg_scale: list[Scale] = Field([0.75, 1.5], min_length=2, max_length=2, description="scale jitter, from-to")
     seg_optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the segmentation model")
     seg_schedule: Literal["onecycle", "poly"] = Field("onecycle", description="learning-rate schedule")
     seg_lr: float = Field(3.0e-4, gt=0, le=10, description="learning rate of the encoder")
@@ -109,7 +117,7 @@ class Params(BaseModel):
     seg_background_margin: float = Field(1.4, ge=0, le=10, description="background logit added in training; 0: none")
     seg_output_stride: Literal[8, 16] = Field(16, description="pixels a step of the encoder's last map")
     seg_frozen_stages: int = Field(3, ge=0, le=7, description="first encoder stages that are not trained")
-    seg_scales: list[float] = Field([1.0], min_length=1, description="image scales summed at prediction")
+    seg_scales: list[Scale] = Field([1.0], min_length=1, description="image scales summed at prediction")
     seg_flip: bool = Field(True, description="add the mirrored image at prediction")
     seg_crf: bool = Field(False, description="dense CRF on the val predictions")
 
@@ -123,29 +131,20 @@ class Params(BaseModel):
     cyclic_rounds: int = Field(1, ge=0, le=20, description="rounds after the first training")
     cyclic_filter: bool = Field(True, description="allow only the classes of the image's labels")
     cyclic_crf: bool = Field(False, description="joint CRF on the predicted masks")
-    cyclic_scales: list[float] = Field([1.0], min_length=1, description="image scales summed at prediction")
+    cyclic_scales: list[Scale] = Field([1.0], min_length=1, description="image scales summed at prediction")
 
     ablation_seeds: list[int] = Field([], description="seeds of the long PUS comparison; empty: skip it")
 
     ablation_scenes: int = Field(12, ge=1, le=1_000_000, description="training images that judge pseudo-masks")
-    ablation_s: list[float] = Field([0.0, 0.15, 0.3, 0.6], description="values of s; 0 and the run's s are added")
-    ablation_alpha: list[float] = Field([0.25, 0.5, 1.0, 2.0], description="values of alpha; the run's is added")
-    ablation_t: list[float] = Field([0.0, 0.05, 0.2, 0.4], description="values of t; the run's is added")
-    ablation_crf: list[float] = Field([0.0, 0.25, 1.0, 4.0], description="factors on the CRF's weights; 0: no CRF")
+    ablation_s: list[Value] = Field([0.0, 0.15, 0.3, 0.6], description="values of s; 0 and the run's s are added")
+    ablation_alpha: list[Alpha] = Field([0.25, 0.5, 1.0, 2.0], description="values of alpha; the run's is added")
+    ablation_t: list[Threshold] = Field([0.0, 0.05, 0.2, 0.4], description="values of t; the run's is added")
+    ablation_crf: list[Value] = Field([0.0, 0.25, 1.0, 4.0], description="factors on the CRF's weights; 0: no CRF")
     ablation_noise: float = Field(0.3, ge=0, le=1, description="share of wrong object pixels in the noisy masks")
-    ablation_train: list[str] = Field([], description="trained grids to run: augment, pus, cyclic; empty: none")
+    ablation_train: list[Trained] = Field([], description="trained grids to run; empty: none")
 
     @model_validator(mode="after")
-    def _ranges(self) -> Params:
-        for name in ("cam_scales", "seg_scales", "cyclic_scales", "seg_scale"):
-            if any(not 0 < value <= 8 for value in getattr(self, name)):
-                raise ValueError(f"{name} = {getattr(self, name)}: every scale must be above 0 and at most 8")
-        self._check_ablations()
-        for name in ("cls_crop", "seg_crop"):
-            if any(not 32 <= value <= 4096 for value in getattr(self, name)):
-                raise ValueError(f"{name} = {getattr(self, name)}: height and width must be 32 to 4096 pixels")
-        if any(not 1 <= rate <= 64 for rate in self.seg_atrous_rates):
-            raise ValueError(f"seg_atrous_rates = {self.seg_atrous_rates}: every rate must be 1 to 64")
+    def _fit_each_other(self) -> Params:
         if self.seg_scale[0] > self.seg_scale[1]:
             raise ValueError(f"seg_scale = {self.seg_scale}: give the smaller factor first")
         if self.dataset != "scenes" and not self.data_dir:
@@ -153,16 +152,6 @@ class Params(BaseModel):
         if self.pus == "pow" and self.kappa > 1:
             raise ValueError(f"kappa = {self.kappa} with pus = pow: the exponent must be at most 1")
         return self
-
-    def _check_ablations(self) -> None:
-        for name in ("ablation_s", "ablation_t", "ablation_crf", "ablation_alpha"):
-            low, high = (0, 1) if name == "ablation_t" else (0, 1000)
-            for value in getattr(self, name):
-                if not low <= value < high or (name == "ablation_alpha" and value == 0):
-                    raise ValueError(f"{name} holds {value}: give numbers from {low} to below {high} (alpha: above 0)")
-        for name in self.ablation_train:
-            if name not in ("augment", "pus", "cyclic"):
-                raise ValueError(f"ablation_train holds {name}: choose from augment, pus, cyclic")
 
     @classmethod
     def from_namespace(cls, namespace: Mapping[str, Any]) -> Params:
@@ -300,16 +289,22 @@ def _is_number(text: str) -> bool:
 
 
 def allowed_values(name: str) -> str:
-    """Return what a parameter may be, in words: `one of a, b`, `number, > 0, <= 10`."""
+    """Return what a parameter may be, in words: `one of a, b`, `number, > 0, <= 10`, `list of numbers, > 0, <= 8`."""
     field = Params.model_fields[name]
-    kinds = {str: "text", int: "whole number", float: "number", bool: "true or false"}
-    if get_origin(field.annotation) is Literal:
-        return f"one of {', '.join(map(str, get_args(field.annotation)))}"
-    if get_origin(field.annotation) is list:
-        return f"list of {kinds[get_args(field.annotation)[0]]}s"
+    return _in_words(field.annotation, field.metadata)
+
+
+def _in_words(kind: Any, metadata: Sequence[Any], plural: str = "") -> str:
+    if get_origin(kind) is Literal:
+        return f"{'' if plural else 'one of '}{', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) is Annotated:
+        kind, *limits = get_args(kind)
+        return _in_words(kind, [m for limit in limits for m in limit.metadata], plural)
+    if get_origin(kind) is list:
+        return f"list of {_in_words(get_args(kind)[0], (), 's')}"
+    words = {str: "text", int: "whole number", float: "number", bool: "true or false"}[kind] + plural
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    limits = [f"{signs[k]} {getattr(m, k)}" for m in field.metadata for k in signs if hasattr(m, k)]
-    return ", ".join([kinds[field.annotation], *limits])
+    return ", ".join([words, *(f"{signs[k]} {getattr(m, k)}" for m in metadata for k in signs if hasattr(m, k))])
 
 
 YAML_HEADER = """\
