@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-IGNORE = 255
+IGNORE_INDEX = 255
 
 
 def normalize_cam(cam):
@@ -136,7 +136,7 @@ def cross_entropy_map(logits, target):
     """-log softmax of the true class; 0 where ignored."""
     out = np.zeros(target.shape)
     for n, y, x in np.ndindex(target.shape):
-        if target[n, y, x] != IGNORE:
+        if target[n, y, x] != IGNORE_INDEX:
             scores = [float(z) for z in logits[n, :, y, x]]
             out[n, y, x] = math.log(sum(math.exp(z) for z in scores)) - scores[target[n, y, x]]
     return out
@@ -146,7 +146,7 @@ def one_vs_all_bce_map(logits, target):
     """Mean over the classes of -log sigmoid(z) (the true class) and -log(1 - sigmoid(z)) (the others)."""
     out = np.zeros(target.shape)
     for n, y, x in np.ndindex(target.shape):
-        if target[n, y, x] != IGNORE:
+        if target[n, y, x] != IGNORE_INDEX:
             terms = []
             for k, z in enumerate(logits[n, :, y, x]):
                 p = 1 / (1 + math.exp(-float(z)))
@@ -168,7 +168,8 @@ def pus(loss, kind, kappa, variant):
 
 def pretended_underfitting_loss(loss_map, target, kind, beta, kappa, variant):
     """Eq. 10; the official variant takes the ignored pixels, whose loss is 0, along."""
-    losses = [float(loss_map[i]) for i in np.ndindex(target.shape) if variant == "official" or target[i] != IGNORE]
+    counted = [i for i in np.ndindex(target.shape) if variant == "official" or target[i] != IGNORE_INDEX]
+    losses = [float(loss_map[i]) for i in counted]
     mean = sum(losses) / len(losses)
     if kind == "none" or mean >= beta:
         return mean
@@ -181,7 +182,7 @@ def iou_per_class(target, prediction, n_classes):
     for k in range(n_classes):
         hit = union = 0
         for truth, answer in zip(np.ravel(target), np.ravel(prediction), strict=True):
-            if truth != IGNORE:
+            if truth != IGNORE_INDEX:
                 hit += truth == k and answer == k
                 union += truth == k or answer == k
         out.append(hit / union if union else math.nan)

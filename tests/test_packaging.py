@@ -1,9 +1,14 @@
-"""pyproject.toml, environment.yml, Makefile and the package agree with each other."""
+"""pyproject.toml, environment.yml, Makefile and the package agree with each other; the wheel works by itself."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
+import zipfile
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -80,6 +85,55 @@ def test_every_package_folder_and_data_file_is_shipped():
     others = {p for p in (ROOT / "pmm").rglob("*") if p.is_file() and p.suffix != ".py"}
     others = {p for p in others if "__pycache__" not in p.parts}
     assert others == shipped
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel from a copy, since a build leaves folders beside its sources."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "pmm", source / "pmm", ignore=shutil.ignore_patterns("__pycache__"))
+    options = ("--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--wheel-dir", target)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, source], check=True)
+    return next(target.glob("pmm-*.whl"))
+
+
+def test_the_wheel_holds_the_whole_package(wheel):
+    source = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pmm").rglob("*") if path.is_file()}
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.startswith("pmm/")}
+    assert packed == {name for name in source if "__pycache__" not in name}
+
+
+USE = """
+import sys
+import numpy as np
+import pmm
+assert pmm.__file__.startswith(sys.prefix), pmm.__file__
+image, cam = np.zeros((4, 4, 3), np.uint8), np.zeros((1, 4, 4), np.float32)
+image[:, 2:], cam[0, :, 2:] = 255, 0.9
+print(pmm.ppmg(image, cam, [12], s=0.3, alpha=11, t=0.05)[0], "torch" in sys.modules)
+from pmm.data.scenes import compose_scene
+print(compose_scene("val", 0, width=64, height=48).image.shape)
+"""
+
+
+def test_the_wheel_works_in_an_empty_environment_and_another_folder(wheel, tmp_path):
+    venv.create(tmp_path / "environment")
+    python = tmp_path / "environment" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    install = ("--no-deps", "--no-index", "--quiet", wheel)
+    subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", *install], check=True)
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = subprocess.check_output([python, "-c", where], text=True)
+    borrowed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}  # dependencies, not an editable pmm
+    (tmp_path / packages.strip() / "dependencies.pth").write_text("\n".join(sorted(borrowed)) + "\n")
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    clean |= {"NUMBA_DISABLE_JIT": "1"}  # compiling takes longer than a mask of 16 pixels
+    result = subprocess.run([python, "-c", USE], cwd=tmp_path, env=clean, capture_output=True, text=True)
+    assert result.stdout.splitlines() == ["[ 0  0 12 12] False", "(48, 64, 3)"], result.stderr
+    usage = subprocess.check_output([python.with_name("pmm"), "--help"], cwd=tmp_path, env=clean, text=True)
+    assert "Usage: pmm" in usage
 
 
 def test_make_help_lists_every_target():

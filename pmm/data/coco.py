@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pmm.data.image_files import ImageFiles
-from pmm.data.images import IGNORE, index_images
+from pmm.data.images import SegmentationData, index_images
 from pmm.data.voc import check_ids, with_background
 from pmm.errors import InputError, MissingDependency
+from pmm.method import IGNORE_INDEX
 
 
 class Region(NamedTuple):
@@ -32,7 +32,7 @@ class CocoImage(NamedTuple):
     regions: list[Region]
 
 
-class COCOData(ImageFiles):
+class COCOData(SegmentationData):
     """COCO in its own layout: annotations/instances_<split>.json and the images in <split>/.
 
     A split's JSON file is read once, when the split is first asked for; no image is opened for it.
@@ -40,12 +40,8 @@ class COCOData(ImageFiles):
 
     Args:
         root: the folder that holds `annotations`.
-        name: what tables and figures call the set; None takes "COCO 2014" where a split has the official
-            number of images, and "COCO-format set" otherwise.
-
-    Attributes:
-        root: the folder.
-        class_names: "background" and the categories.
+        name: what tables and figures call the set; defaults to "COCO 2014" where a split has the official
+            number of images, and to "COCO-format set" otherwise.
 
     Raises:
         InputError: there is no annotations folder with an instances_<split>.json.
@@ -77,59 +73,25 @@ class COCOData(ImageFiles):
         return self._class_names
 
     def ids(self, split: str) -> list[str]:
-        """Image ids of a split: the file names without suffix, in the order of the JSON file.
-
-        Args:
-            split: such as "train2014".
-
-        Returns:
-            ids, at least one, each with an image.
-
-        Raises:
-            InputError: no such split, or its JSON file is malformed.
-            InputError: the split is empty or names an image that does not exist.
-        """
+        """As in `SegmentationData`: the file names without suffix; a split is such as "train2014"."""
         ids = list(self._split(split))
         folder = self.root / split
         check_ids(ids, index_images(folder) if folder.is_dir() else {}, split, self._files[split])
         return ids
 
     def image_path(self, image_id: str) -> Path:
-        """Path of an image.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            the file in the split's folder.
-
-        Raises:
-            InputError: no split names such an image.
-        """
+        """As in `SegmentationData`: the file in the split's folder."""
         return self._record(image_id).path
 
     def has_mask(self, image_id: str) -> bool:
-        """Whether a ground-truth mask exists: every annotated image has one.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            True where a split names the image.
-        """
+        """Whether a split names the image: every annotated image has a ground truth."""
         try:
             return bool(self._record(image_id))
         except InputError:
             return False
 
     def mask(self, image_id: str) -> np.ndarray:
-        """Ground-truth mask, for evaluation only: crowds are unknown, smaller objects lie on larger ones.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            (H, W) uint8, 0 background, 255 crowd.
+        """As in `SegmentationData`: crowds are unknown, smaller objects lie on larger ones.
 
         Raises:
             InputError: no such image, or an outline is malformed.
@@ -138,17 +100,12 @@ class COCOData(ImageFiles):
         record = self._record(image_id)
         mask = np.zeros(record.size, np.uint8)
         for region in sorted(record.regions, key=lambda r: (not r.crowd, -r.area)):
-            mask[_rasterise(region.outline, record)] = IGNORE if region.crowd else self._categories[region.category]
+            value = IGNORE_INDEX if region.crowd else self._categories[region.category]
+            mask[_rasterise(region.outline, record)] = value
         return mask
 
     def mask_source(self, image_id: str) -> Path:
-        """Path of the file that `mask` reads: the annotations of the image's split.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            the JSON file.
+        """As in `SegmentationData`: the annotation file of the image's split.
 
         Raises:
             InputError: no such image.
@@ -157,17 +114,7 @@ class COCOData(ImageFiles):
         return next(self._files[split] for split, images in self._splits.items() if image_id in images)
 
     def labels(self, image_id: str) -> tuple[int, ...]:
-        """Image-level labels: the categories of the annotations, crowds included.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            sorted class ids; empty where the image has no annotation.
-
-        Raises:
-            InputError: no such image.
-        """
+        """As in `SegmentationData`: the categories of the annotations, crowds included."""
         return tuple(sorted({self._categories[region.category] for region in self._record(image_id).regions}))
 
     @cached_property

@@ -12,8 +12,7 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
-from pmm.data.image_files import ImageFiles
-from pmm.data.images import index_images
+from pmm.data.images import SegmentationData, index_images
 from pmm.data.voc import class_ids_of, read_class_names, with_background
 from pmm.errors import InputError
 
@@ -26,19 +25,14 @@ class Entry(NamedTuple):
     split: str
 
 
-class FolderData(ImageFiles):
+class FolderData(SegmentationData):
     """A folder of images with a table of labels.
 
     Class ids follow classes.txt where it exists; otherwise the names found in the table, sorted.
 
     Args:
         root: the folder with `images` and `labels.csv`.
-        name: what tables and figures call the set; None takes the folder's name.
-
-    Attributes:
-        root: the folder.
-        name: what tables and figures call the set.
-        class_names: "background" and the classes.
+        name: what tables and figures call the set; defaults to the folder's name.
 
     Raises:
         InputError: `images` or `labels.csv` is missing.
@@ -58,16 +52,9 @@ class FolderData(ImageFiles):
         self._labels = {i: class_ids_of(set(e.names), self.class_names, table) for i, e in self._entries.items()}
 
     def ids(self, split: str) -> list[str]:
-        """Image ids of a split, in the order of the table.
+        """As in `SegmentationData`: the file names without suffix whose column split holds `split`.
 
-        Args:
-            split: a value of the column split; without that column every image is in "train".
-
-        Returns:
-            ids (file names without suffix), at least one.
-
-        Raises:
-            InputError: no image is in that split; the message lists the splits that exist.
+        Without that column every image is in "train".
         """
         ids = [image_id for image_id, entry in self._entries.items() if entry.split == split]
         if not ids:
@@ -76,42 +63,15 @@ class FolderData(ImageFiles):
         return ids
 
     def image_path(self, image_id: str) -> Path:
-        """Path of an image.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            the file in `images`.
-
-        Raises:
-            InputError: the table names no such image.
-        """
+        """As in `SegmentationData`: the file in `images`."""
         return self._entry(image_id).path
 
     def mask_source(self, image_id: str) -> Path:
-        """Path of the file that `mask` reads.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            the path, whether the file exists or not.
-        """
+        """As in `SegmentationData`: the file in `masks`."""
         return self.root / "masks" / f"{image_id}.png"
 
     def labels(self, image_id: str) -> tuple[int, ...]:
-        """Image-level labels.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            sorted class ids in 1 .. n_classes-1; empty where the table names none.
-
-        Raises:
-            InputError: the table names no such image.
-        """
+        """As in `SegmentationData`: the names in the column labels."""
         self._entry(image_id)
         return self._labels[image_id]
 

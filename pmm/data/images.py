@@ -1,6 +1,10 @@
-"""Reading and writing images and index masks; every refusal is one line that names the file."""
+"""What every data set offers, and its files: reading and writing images and index masks.
+
+Every refusal is one line that names the file.
+"""
 
 import os
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,11 +13,75 @@ from PIL import Image, ImageOps
 
 from pmm.errors import InputError
 from pmm.files import whole_file
-
-IGNORE = 255
-"""Mask value of pixels whose class is unknown; never trained on, never scored."""
+from pmm.method import IGNORE_INDEX
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class SegmentationData(ABC):
+    """A data set: images, image-level labels and, for evaluation only, ground truth.
+
+    Attributes:
+        root: its folder.
+        name: what tables and figures call it.
+        class_names: index 0 is "background", so that a mask value is an index.
+    """
+
+    root: Path
+    name: str
+    class_names: tuple[str, ...]
+
+    @abstractmethod
+    def ids(self, split: str) -> list[str]:
+        """Image ids of a split, at least one, in the order of the file that lists them.
+
+        Raises:
+            InputError: no such split (the message lists those that exist), or the file that lists it is malformed.
+            InputError: the split is empty, names an image twice, or names one that does not exist.
+        """
+
+    @abstractmethod
+    def image_path(self, image_id: str) -> Path:
+        """Path of an image.
+
+        Raises:
+            InputError: no such image.
+        """
+
+    @abstractmethod
+    def labels(self, image_id: str) -> tuple[int, ...]:
+        """Image-level labels: sorted class ids in 1 .. n_classes-1 that are present; may be empty. Never from masks.
+
+        Raises:
+            InputError: no such image, or the file that holds the labels is missing or malformed.
+        """
+
+    @abstractmethod
+    def mask_source(self, image_id: str) -> Path:
+        """Path of the file that `mask` reads, whether it exists or not."""
+
+    def image(self, image_id: str) -> np.ndarray:
+        """Pixels of an image, (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: no such image, or it cannot be read.
+        """
+        return read_image(self.image_path(image_id))
+
+    def has_mask(self, image_id: str) -> bool:
+        """Whether `mask` finds a ground truth."""
+        return self.mask_source(image_id).is_file()
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """Ground truth, for evaluation only: training knows nothing but `labels`.
+
+        Returns:
+            (H, W) uint8, 0 background, 255 unknown.
+
+        Raises:
+            InputError: the mask is missing, no index PNG, of another size, or holds a value that is no class.
+        """
+        return read_mask_of(self.image_path(image_id), self.mask_source(image_id), len(self.class_names))
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -21,9 +89,6 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Grayscale, CMYK and palette images are converted, transparent ones are laid on white,
     and 16-bit grayscale is scaled (65535 becomes 255), not clipped.
-
-    Args:
-        path: the image file.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -62,7 +127,7 @@ def read_mask(path: str | Path, n_classes: int | None = None) -> np.ndarray:
 
     Args:
         path: a PNG of mode P (palette) or L (grayscale).
-        n_classes: number of classes with the background; None accepts every value.
+        n_classes: number of classes with the background; defaults to accepting every value.
 
     Returns:
         (H, W) uint8, 0 background, 255 unknown.
@@ -78,23 +143,17 @@ def read_mask(path: str | Path, n_classes: int | None = None) -> np.ndarray:
     mask = np.array(image)
     if n_classes is not None:
         values = np.unique(mask)
-        wrong = values[(values >= n_classes) & (values != IGNORE)]
+        wrong = values[(values >= n_classes) & (values != IGNORE_INDEX)]
         if wrong.size:
             listed = ", ".join(map(str, wrong[:8])) + (", ..." if wrong.size > 8 else "")
-            raise InputError(f"{path}: found {listed}; a mask holds 0 to {n_classes - 1}, or 255 for unknown")
+            raise InputError(
+                f"{path}: found {listed}; a mask holds 0 to {n_classes - 1}, or {IGNORE_INDEX} for unknown"
+            )
     return mask
 
 
 def read_mask_of(image_path: Path, mask_path: Path, n_classes: int) -> np.ndarray:
-    """Read the mask that belongs to an image and check that both have one size.
-
-    Args:
-        image_path: the image, of which only the header is read.
-        mask_path: its mask, see `read_mask`.
-        n_classes: number of classes with the background.
-
-    Returns:
-        (H, W) uint8 mask.
+    """Read the mask of an image as `read_mask` does, and check by the image's header that both have one size.
 
     Raises:
         InputError: as `read_mask`, or the mask is not as large as the upright image.
@@ -113,7 +172,7 @@ def write_mask(path: str | Path, mask: np.ndarray, palette: np.ndarray | None = 
     Args:
         path: the file to write; its folder is made.
         mask: (H, W) integers in [0, 255].
-        palette: (256, 3) uint8 colours; None takes the VOC colour map.
+        palette: (256, 3) uint8 colours; defaults to the VOC colour map.
 
     Raises:
         InputError: `mask` is not two-dimensional, not of integers, or has a value outside [0, 255].
@@ -165,14 +224,7 @@ def voc_palette() -> np.ndarray:
 
 
 def index_images(folder: Path) -> dict[str, Path]:
-    """List the images of a folder by file stem; of two files with one stem the first suffix by name wins.
-
-    Args:
-        folder: the folder, not searched deeper.
-
-    Returns:
-        file stem -> path.
-    """
+    """File stem -> path of the images right in a folder; of two files with one stem the first suffix by name wins."""
     names = sorted((entry.name for entry in os.scandir(folder)), reverse=True)
     paths = (folder / name for name in names if not name.startswith("."))
     return {path.stem: path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}

@@ -5,9 +5,9 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
-from pmm.data.image_files import ImageFiles
-from pmm.data.images import index_images
+from pmm.data.images import SegmentationData, index_images
 from pmm.errors import InputError
+from pmm.method.cam import MAX_CLASS_ID
 
 VOC_CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -19,18 +19,15 @@ _PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "*/VOCdevkit/VOC2012", "..")
 _OFFICIAL_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913}
 
 
-class VOCData(ImageFiles):
-    """A data set in the VOC layout: images, image-level labels from the XML files, masks for scoring.
+class VOCData(SegmentationData):
+    """A data set in the VOC layout: images, image-level labels from the XML files, masks for evaluation.
+
+    Its classes are VOC's 20, or those of classes.txt in the folder with JPEGImages, which becomes `root`.
 
     Args:
         root: the VOC2012 folder, the VOCdevkit folder or the folder that holds it.
-        name: what tables and figures call the set; None takes "VOC 2012" where a split has the
-            official number of images, and "VOC-format set" otherwise.
-
-    Attributes:
-        root: the folder with JPEGImages, found from `root`.
-        name: what tables and figures call the set.
-        class_names: index 0 is "background"; VOC's 20 names, or those of classes.txt in the root.
+        name: what tables and figures call the set; defaults to "VOC 2012" where a split has the official number of
+            images, and to "VOC-format set" otherwise.
 
     Raises:
         InputError: no folder in the VOC layout is found, or classes.txt is wrong.
@@ -43,18 +40,7 @@ class VOCData(ImageFiles):
         self.name = name if name is not None else self._guess_name()
 
     def ids(self, split: str) -> list[str]:
-        """Image ids of a split, in the order of its file.
-
-        Args:
-            split: name of a file in ImageSets/Segmentation, such as "train", "val" or "train_aug".
-
-        Returns:
-            ids, at least one, each with an image.
-
-        Raises:
-            InputError: no such split; the message lists those that exist.
-            InputError: the split is empty, names an image twice, or names one that does not exist.
-        """
+        """As in `SegmentationData`; a split is a file in ImageSets/Segmentation: "train", "val", "train_aug" ..."""
         path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
         if not path.is_file():
             found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
@@ -64,42 +50,19 @@ class VOCData(ImageFiles):
         return ids
 
     def image_path(self, image_id: str) -> Path:
-        """Path of an image.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            the file in JPEGImages.
-
-        Raises:
-            InputError: no such image.
-        """
+        """As in `SegmentationData`: the file in JPEGImages."""
         if image_id not in self._images:
             raise InputError(f"{self.root / 'JPEGImages'}: no image {image_id!r}; add it or correct the id")
         return self._images[image_id]
 
     def mask_source(self, image_id: str) -> Path:
-        """Path of the file that `mask` reads: VOC's, or that of the augmented set (SBD) where VOC has none.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            the path, whether the file exists or not.
-        """
+        """As in `SegmentationData`: VOC's mask, or that of the augmented set (SBD) where VOC has none."""
         path = self.root / "SegmentationClass" / f"{image_id}.png"
         augmented = self.root / "SegmentationClassAug" / path.name
         return augmented if augmented.is_file() and not path.is_file() else path
 
     def labels(self, image_id: str) -> tuple[int, ...]:
-        """Image-level labels: the classes of the objects in the XML file, objects marked difficult included.
-
-        Args:
-            image_id: an id from `ids`.
-
-        Returns:
-            sorted class ids in 1 .. n_classes-1; empty where the file lists no object.
+        """As in `SegmentationData`: the classes of the objects in the XML file, those marked difficult included.
 
         Raises:
             InputError: the XML file is missing, malformed, has a DOCTYPE, or names an unknown class.
@@ -126,14 +89,8 @@ class VOCData(ImageFiles):
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Read class names, one a line; "background" is put first unless it stands there.
 
-    Args:
-        path: the text file.
-
-    Returns:
-        names, "background" at index 0.
-
     Raises:
-        InputError: the file is no text, lists no class, a class twice, or more than 254.
+        InputError: the file is no text, or as `with_background`.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -144,14 +101,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def with_background(names: list[str], path: Path) -> tuple[str, ...]:
-    """Put "background" first and check the names.
-
-    Args:
-        names: class names, with or without a leading "background".
-        path: the file they come from, for the message.
-
-    Returns:
-        names, "background" at index 0.
+    """Put "background" first unless it stands there, and check the names, which come from the file `path`.
 
     Raises:
         InputError: no class, a class twice, or more than 254.
@@ -160,21 +110,13 @@ def with_background(names: list[str], path: Path) -> tuple[str, ...]:
     twice = sorted({name for name in names if names.count(name) > 1 or name == "background"})
     if twice:
         raise InputError(f"{path}: found {twice[0]!r} twice or in the wrong place; name each class once")
-    if not 1 <= len(names) <= 254:
-        raise InputError(f"{path}: found {len(names)} classes; an index mask holds 1 to 254")
+    if not 1 <= len(names) <= MAX_CLASS_ID:
+        raise InputError(f"{path}: found {len(names)} classes; an index mask holds 1 to {MAX_CLASS_ID}")
     return ("background", *names)
 
 
 def class_ids_of(names: set[str], class_names: tuple[str, ...], path: Path) -> tuple[int, ...]:
-    """Class ids of class names.
-
-    Args:
-        names: names found in a file.
-        class_names: the data set's names, "background" at index 0.
-        path: the file, for the message.
-
-    Returns:
-        sorted class ids.
+    """Sorted class ids of the names found in the file `path`.
 
     Raises:
         InputError: a name is no class of the data set.
@@ -187,13 +129,7 @@ def class_ids_of(names: set[str], class_names: tuple[str, ...], path: Path) -> t
 
 
 def check_ids(ids: list[str], known: dict[str, Path], split: str, path: Path) -> None:
-    """Check that a split has images, each once and each existing.
-
-    Args:
-        ids: the ids of the split.
-        known: id -> image, all that exist.
-        split: the split's name, for the message.
-        path: the file that lists it, for the message.
+    """Check that a split, which `path` lists, has images, each once and each among the `known` that exist.
 
     Raises:
         InputError: the split is empty, names an image twice, or names one that does not exist.

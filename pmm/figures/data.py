@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from pmm.data.composition import MATERIAL, split_objects
 from pmm.data.images import read_image
+from pmm.data.scenes import MATERIAL, split_objects
 from pmm.figures.palette import class_colour
 from pmm.figures.panels import bars, draw_image, spaced
 from pmm.figures.style import WIDTH, new_figure, styled

@@ -1,7 +1,7 @@
 """The paper, one file an idea: arrays in, arrays out.
 
-cam (eq. 1), smoothing (eq. 5, 6), crf on the lattice of mean_field (eq. 3), pseudo_mask (eq. 2-4, 8, Algorithm 1,
-section 2.5), losses (eq. 10-13), metrics and noise.
+cam (eq. 1), smoothing (eq. 5, 6), crf with its engine lattice (eq. 3), pseudo_mask (eq. 2-4, 8, Algorithm 1,
+section 2.5), losses (eq. 10-13), metrics and noise. `import pmm` offers what one calls.
 """
 
 IGNORE_INDEX = 255

@@ -1,4 +1,4 @@
-"""Class activation maps (CAMs) as arrays: normalise, check, save and load.
+"""Class activation maps (CAMs) as arrays: normalise and check.
 
 A CAM says, for each class that is present in an image, how strongly each pixel supports that class. Between
 the stages it is a float32 array (C, H, W) in [0, 1], one channel per present class, at the image's size.
@@ -10,16 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pmm.errors import InputError
+from pmm.method import IGNORE_INDEX
 
-MAX_CLASS_ID = 254
-"""Largest mask value a class may have: 0 is the background, 255 means unknown."""
+MAX_CLASS_ID = IGNORE_INDEX - 1
+"""Largest mask value a class may have: 0 is the background, IGNORE_INDEX means unknown."""
 
 RANGE_TOLERANCE = 1e-6
 """Interpolating a map in [0, 1] may overshoot by rounding; up to this much is clipped in silence."""
 
 
 def normalize_cam(cam: npt.ArrayLike) -> np.ndarray:
-    """Scale every channel of a CAM to [0, 1] by its own minimum and maximum (eq. 1).
+    """Scale every channel of a CAM to [0, 1] by its own minimum and maximum.
+
+        X(n) = (X - min X) / (max X - min X)        (eq. 1)
 
     Args:
         cam: (C, H, W) real numbers of any range, e.g. raw class scores per pixel.
@@ -30,12 +33,17 @@ def normalize_cam(cam: npt.ArrayLike) -> np.ndarray:
     Raises:
         InputError: `cam` is not a non-empty three-dimensional array of real numbers.
         InputError: `cam` holds NaN or infinity.
+
+    Examples:
+        >>> normalize_cam([[[2, 4], [6, 3]]])
+        array([[[0.  , 0.5 ],
+                [1.  , 0.25]]], dtype=float32)
     """
     # float64, so that max - min can neither overflow nor lose a small range beside a large offset
     scores = _finite_maps(cam, "cam").astype(np.float64)
     if not len(scores):
         return scores.astype(np.float32)
-    low = scores.min(axis=(1, 2), keepdims=True)
+    low = scores.min(axis=(1, 2), keepdims=True)  # (C, 1, 1)
     extent = scores.max(axis=(1, 2), keepdims=True) - low
     extent[extent == 0] = 1.0  # constant channel: 0 / 1
     return ((scores - low) / extent).astype(np.float32)
@@ -53,6 +61,13 @@ def check_cam(cam: npt.ArrayLike, name: str = "cam") -> np.ndarray:
 
     Raises:
         InputError: wrong type or shape, NaN or infinity, a value outside [0, 1].
+
+    Examples:
+        >>> check_cam([[[0.0, 1.0]]]).dtype
+        dtype('float32')
+        >>> check_cam([[[0.0, 7.0]]], "mine")
+        Traceback (most recent call last):
+        pmm.errors.InputError: mine: values lie in [0, 7], [0, 1] expected; apply normalize_cam first
     """
     maps = _finite_maps(cam, name)
     if not np.issubdtype(maps.dtype, np.floating):
@@ -78,6 +93,10 @@ def check_class_ids(class_ids: npt.ArrayLike, n_channels: int) -> np.ndarray:
 
     Raises:
         InputError: not a list of integers, wrong length, out of range, or duplicates.
+
+    Examples:
+        >>> check_class_ids([12, 18], n_channels=2)
+        array([12, 18])
     """
     ids = np.asarray(class_ids)
     if ids.size == 0:
@@ -88,7 +107,9 @@ def check_class_ids(class_ids: npt.ArrayLike, n_channels: int) -> np.ndarray:
         raise InputError(f"class_ids: {len(ids)} ids for a CAM of {n_channels} channels; give one id per channel")
     outside = ids[(ids < 1) | (ids > MAX_CLASS_ID)]
     if outside.size:
-        raise InputError(f"class_ids: {outside[0]} is outside 1..{MAX_CLASS_ID} (0 is background, 255 is unknown)")
+        raise InputError(
+            f"class_ids: {outside[0]} is outside 1..{MAX_CLASS_ID} (0 is background, {IGNORE_INDEX} is unknown)"
+        )
     if len(np.unique(ids)) != len(ids):
         raise InputError(f"class_ids: {ids.tolist()} names a class twice; give each class one channel")
     return ids.astype(np.int64)

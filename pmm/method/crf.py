@@ -5,7 +5,7 @@ Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gauss
 NIPS 2011 (arXiv 1210.5644).
 Building the permutohedral lattices of an image costs time; an object keeps them, so that the binary problems of
 all classes in an image share them. Two engines give the same posteriors to about 1e-4: `lattice`
-(`pmm.method.mean_field`) and the C++ package pydensecrf, which is the reference.
+(`pmm.method.lattice`) and the C++ package pydensecrf, which is the reference.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from types import ModuleType
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,10 +42,17 @@ class CRFSettings:
         bilateral_sxy: reach of the position-and-colour kernel in pixels, > 0.
         bilateral_srgb: its reach in colour, in grey levels of 0..255, > 0.
         bilateral_compat: its weight, >= 0.
-        engine: who computes: `lattice`, see `pmm.method.mean_field`, or `pydensecrf`, the package that everybody cites.
+        engine: who computes: `lattice`, see `pmm.method.lattice`, or `pydensecrf`, the package that everybody cites.
 
     Raises:
         InputError: a value is not a finite number in the range above, or the engine is unknown.
+
+    Examples:
+        >>> CRFSettings(gauss_compat=3) == JOINT_CRF
+        True
+        >>> CRFSettings(iterations=0)
+        Traceback (most recent call last):
+        pmm.errors.InputError: iterations: 0 is not a whole number >= 1
     """
 
     iterations: int = 10
@@ -85,6 +92,9 @@ def compile_lattice() -> None:
     """Solve tiny problems of every kind, so that numba compiles and keeps every function of the lattice engine.
 
     It takes some fifteen seconds once a machine. Without it the first mask takes as much longer.
+
+    Examples:
+        >>> compile_lattice()
     """
     crf = DenseCRF(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
     for classes in (1, 5):
@@ -96,6 +106,15 @@ def compile_lattice() -> None:
 class DenseCRF:
     """The dense CRF of one image. Not for use from several threads at a time.
 
+    Mean field lowers the energy of a labelling y, with p the given probabilities, x a pixel's position, I its colour:
+
+        E(y) = sum_i -log p_i(y_i)
+             + sum_{i<j} [y_i != y_j] * ( gauss_compat     * exp(-|x_i - x_j|^2 / (2 gauss_sxy^2))
+                                        + bilateral_compat * exp(-|x_i - x_j|^2 / (2 bilateral_sxy^2)
+                                                                 -|I_i - I_j|^2 / (2 bilateral_srgb^2)) )
+
+    where each kernel K is normalised as D^-1/2 K D^-1/2, D being its row sums.
+
     Args:
         image: (H, W, 3) uint8 RGB; copied.
         settings: kernels and iterations.
@@ -104,6 +123,15 @@ class DenseCRF:
         InputError: `image` is not (H, W, 3) uint8.
         InputError: `settings` is no CRFSettings, or a sigma is too small for the size of the image.
         MissingDependency: the engine is pydensecrf, and it is not installed.
+
+    Examples:
+        >>> crf = DenseCRF(np.zeros((2, 2, 3), np.uint8), JOINT_CRF)
+        >>> crf.posterior(np.array([[[0.9, 0.9], [0.9, 0.4]], [[0.1, 0.1], [0.1, 0.6]]])).argmax(axis=0)
+        array([[0, 0],
+               [0, 0]])
+        >>> crf.foreground_posterior(np.full((1, 2, 2), 0.9), np.full((1, 2, 2), 0.1)) > 0.5
+        array([[[ True,  True],
+                [ True,  True]]])
     """
 
     def __init__(self, image: npt.ArrayLike, settings: CRFSettings = PPMG_CRF) -> None:
@@ -130,7 +158,7 @@ class DenseCRF:
         maps = self._check(probabilities, "probabilities")
         if len(maps) < 2:
             raise InputError(f"probabilities: {len(maps)} label(s), at least 2 expected; add the background")
-        return self._engine.mean_field(_unary(maps)).reshape(maps.shape)
+        return self._engine.mean_field(_unary(maps)).reshape(maps.shape)  # (K, H * W) -> (K, H, W)
 
     def foreground_posterior(self, foreground: npt.ArrayLike, background: npt.ArrayLike) -> np.ndarray:
         """Solve C independent two-label problems, class against background, one per channel.
@@ -164,18 +192,40 @@ class DenseCRF:
 
 
 def check_image(image: npt.ArrayLike) -> np.ndarray:
-    """Return `image` as an array if it is (H, W, 3) uint8 with H, W >= 1, raise InputError otherwise."""
+    """Return `image` as an array if it is (H, W, 3) uint8 with H, W >= 1, raise InputError otherwise.
+
+    Examples:
+        >>> check_image(np.zeros((2, 2), np.uint8))
+        Traceback (most recent call last):
+        pmm.errors.InputError: image: (H, W, 3) uint8 RGB expected, got (2, 2) of uint8
+    """
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise InputError(f"image: (H, W, 3) uint8 RGB expected, got {pixels.shape} of {pixels.dtype}")
     return pixels
 
 
+class _Engine(Protocol):
+    """Who computes: mean-field inference on the kernels of one image of N pixels."""
+
+    def mean_field(self, unary: np.ndarray) -> np.ndarray:
+        """(K, N) float32 energies -> (K, N) float32 posterior."""
+
+    def binary_mean_field(self, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
+        """(C, N) and (C, N) float32 energies -> (C, N) float32 posterior of the foreground."""
+
+
 class PydensecrfEngine:
-    """Mean field by pydensecrf. Another engine has these two methods, with these shapes.
+    """Mean field by pydensecrf.
 
     pydensecrf fixes the number of labels K when it builds an object, so there is one object for each K in
     use; its lattices stay, each call only replaces the unary and starts inference anew.
+
+    Examples:
+        >>> engine = PydensecrfEngine(np.zeros((1, 2, 3), np.uint8), PPMG_CRF)  # needs pydensecrf
+        >>> engine.mean_field(np.array([[0, 0], [5, 5]], np.float32)).round()  # energies: the first label is cheaper
+        array([[1., 1.],
+               [0., 0.]], dtype=float32)
     """
 
     def __init__(self, image: np.ndarray, settings: CRFSettings) -> None:
@@ -212,13 +262,14 @@ class PydensecrfEngine:
         return crf
 
 
-def _lattice_engine(image: np.ndarray, settings: CRFSettings) -> Any:
-    from pmm.method.mean_field import LatticeEngine  # numba takes a moment to import
+def _lattice_engine(image: np.ndarray, settings: CRFSettings, threads: int | None = None) -> _Engine:
+    from pmm.method.lattice import LatticeEngine  # numba takes a moment to import
 
-    return LatticeEngine(image, settings)
+    kernels = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "engine"}
+    return LatticeEngine(image, **kernels, threads=threads)
 
 
-_ENGINES: dict[str, Callable[[np.ndarray, CRFSettings], Any]] = {
+_ENGINES: dict[str, Callable[[np.ndarray, CRFSettings], _Engine]] = {
     "lattice": _lattice_engine,
     "pydensecrf": PydensecrfEngine,
 }
@@ -226,7 +277,7 @@ _ENGINES: dict[str, Callable[[np.ndarray, CRFSettings], Any]] = {
 
 def _unary(probabilities: np.ndarray) -> np.ndarray:
     """Energies -log p, (K, H, W) -> (K, H * W) float32."""
-    energies = np.clip(probabilities.astype(np.float32, copy=False), MIN_PROBABILITY, 1.0)
+    energies = np.clip(probabilities.astype(np.float32, copy=False), MIN_PROBABILITY, 1.0)  # a new array
     np.negative(np.log(energies, out=energies), out=energies)
     return energies.reshape(len(energies), energies.shape[1] * energies.shape[2])
 

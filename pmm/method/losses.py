@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pmm.errors import InputError
+from pmm.method import IGNORE_INDEX
 from pmm.method.smoothing import check_variant
 
-IGNORE_INDEX = 255
-"""Label of pixels whose class is unknown; they carry no loss."""
-
-KINDS = ("clamp", "pow", "ignore", "none")
+PUS_KINDS = ("clamp", "pow", "ignore", "none")
 """How PUS reshapes the loss; "none" is the plain mean."""
 
 OFFICIAL_POW_OFFSET = 1e-9
@@ -28,7 +26,9 @@ OFFICIAL_POW_OFFSET = 1e-9
 
 
 def pus_clamp(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
-    """Cap the per-pixel loss at kappa (eq. 11).
+    """Cap the per-pixel loss at kappa.
+
+        pus(L) = L * (kappa / L)   where L >= kappa, else L        (eq. 11)
 
     Args:
         loss_map: floating point of any shape, >= 0.
@@ -42,6 +42,13 @@ def pus_clamp(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
 
     Raises:
         InputError: `kappa` is not positive, or `variant` is unknown.
+
+    Examples:
+        >>> loss_map = torch.tensor([0.25, 2.0], requires_grad=True)
+        >>> pus_clamp(loss_map, kappa=0.5).tolist()
+        [0.25, 0.5]
+        >>> pus_clamp(loss_map, kappa=0.5).sum().backward(); loss_map.grad
+        tensor([1.0000, 0.2500])
     """
     _check_positive("kappa", kappa)
     if check_variant(variant) == "official":
@@ -51,7 +58,9 @@ def pus_clamp(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
 
 
 def pus_pow(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
-    """Flatten the per-pixel loss by a power: L ** kappa (eq. 12).
+    """Flatten the per-pixel loss by a power.
+
+        pus(L) = L ** kappa        (eq. 12)
 
     Args:
         loss_map: floating point of any shape, >= 0.
@@ -63,6 +72,10 @@ def pus_pow(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
 
     Raises:
         InputError: `kappa` is not positive, or `variant` is unknown.
+
+    Examples:
+        >>> pus_pow(torch.tensor([0.0, 0.25, 4.0]), kappa=0.5)
+        tensor([0.0000, 0.5000, 2.0000])
     """
     _check_positive("kappa", kappa)
     if check_variant(variant) == "official":
@@ -73,7 +86,9 @@ def pus_pow(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
 
 
 def pus_ignore(loss_map: Tensor, kappa: float) -> Tensor:
-    """Drop the pixels whose loss reaches kappa: L where L < kappa, else 0 (eq. 13).
+    """Drop the pixels whose loss reaches kappa.
+
+        pus(L) = L   where L < kappa, else 0        (eq. 13)
 
     Args:
         loss_map: floating point of any shape, >= 0.
@@ -84,6 +99,10 @@ def pus_ignore(loss_map: Tensor, kappa: float) -> Tensor:
 
     Raises:
         InputError: `kappa` is not positive.
+
+    Examples:
+        >>> pus_ignore(torch.tensor([0.25, 2.0]), kappa=0.5)
+        tensor([0.2500, 0.0000])
     """
     _check_positive("kappa", kappa)
     return torch.where(loss_map < kappa, loss_map, 0.0)
@@ -91,6 +110,8 @@ def pus_ignore(loss_map: Tensor, kappa: float) -> Tensor:
 
 def cross_entropy_map(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Softmax cross-entropy of every pixel.
+
+        L = -log softmax(logits)[target]
 
     Args:
         logits: (N, K, H, W) floating point, one channel per class, the background first.
@@ -103,6 +124,11 @@ def cross_entropy_map(logits: Tensor, target: Tensor, ignore_index: int = IGNORE
     Raises:
         InputError: the shapes do not fit, or `target` is no integer tensor.
         InputError: `target` holds a value that is neither a class index nor ignore_index.
+
+    Examples:
+        >>> logits = torch.zeros(1, 2, 1, 3)  # two classes, undecided
+        >>> cross_entropy_map(logits, torch.tensor([[[0, 1, 255]]]))
+        tensor([[[0.6931, 0.6931, 0.0000]]])
     """
     labels = _check_target(logits, target, ignore_index)
     return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=ignore_index)
@@ -110,6 +136,8 @@ def cross_entropy_map(logits: Tensor, target: Tensor, ignore_index: int = IGNORE
 
 def one_vs_all_bce_map(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """One-vs-all binary cross-entropy of every pixel, averaged over the K classes.
+
+        L = mean_k( -log sigmoid(logits_k)  where k is the target,  -log(1 - sigmoid(logits_k))  elsewhere )
 
     The paper words its loss as one-vs-all and does not say how the classes are combined. The mean keeps the
     loss on a scale that beta and kappa near 0.5 can meet: it is log 2 = 0.69 for an undecided model, whatever
@@ -125,10 +153,14 @@ def one_vs_all_bce_map(logits: Tensor, target: Tensor, ignore_index: int = IGNOR
 
     Raises:
         InputError: as `cross_entropy_map`.
+
+    Examples:
+        >>> one_vs_all_bce_map(torch.zeros(1, 21, 1, 2), torch.tensor([[[0, 255]]]))
+        tensor([[[0.6931, 0.0000]]])
     """
     labels = _check_target(logits, target, ignore_index)
     scores, valid = logits.float(), labels != ignore_index
-    own = scores.gather(1, labels.where(valid, 0)[:, None])[:, 0]
+    own = scores.gather(1, labels.where(valid, 0)[:, None])[:, 0]  # (N, K, H, W) -> (N, H, W)
     # BCE is softplus(z) for the classes a pixel is not, softplus(-z) = softplus(z) - z for the one it is
     return torch.where(valid, (F.softplus(scores).sum(1) - own) / scores.shape[1], 0.0)
 
@@ -142,7 +174,12 @@ PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 
 @dataclass(frozen=True)
 class UnderfittingState:
-    """What PUS did in the last batch: detached zero-dimensional tensors; reading one waits for the device."""
+    """What PUS did in the last batch: detached zero-dimensional tensors; reading one waits for the device.
+
+    Examples:
+        >>> UnderfittingState(torch.tensor(0.4), torch.tensor(0.1), torch.tensor(True)).gate
+        'open'
+    """
 
     mean_loss: Tensor
     """Mean of the untouched loss, the value that the gate compares with beta."""
@@ -158,9 +195,12 @@ class UnderfittingState:
 
 
 class PretendedUnderfittingLoss(nn.Module):
-    """Segmentation loss with the Pretended Under-fitting Strategy (eq. 10).
+    """Segmentation loss with the Pretended Under-fitting Strategy.
 
-    loss = mean(L) if mean(L) >= beta else mean(pus(L)), L being the per-pixel loss map.
+        loss = mean(L)        where mean(L) >= beta
+               mean(pus(L))   else                         (eq. 10)
+
+    L is the per-pixel loss map.
 
     Args:
         kind: "clamp" (eq. 11), "pow" (eq. 12), "ignore" (eq. 13), or "none" for the plain mean.
@@ -177,6 +217,12 @@ class PretendedUnderfittingLoss(nn.Module):
 
     Raises:
         InputError: an argument is not as described above.
+
+    Examples:
+        >>> criterion = PretendedUnderfittingLoss("clamp", beta=0.8, kappa=0.5, variant="paper")
+        >>> logits, target = torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
+        >>> criterion(logits, target), criterion.last_state.gate  # each pixel's loss is log 2, above kappa
+        (tensor(0.5000), 'open')
     """
 
     def __init__(
@@ -189,8 +235,8 @@ class PretendedUnderfittingLoss(nn.Module):
         ignore_index: int = IGNORE_INDEX,
     ) -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise InputError(f"kind: {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+        if kind not in PUS_KINDS:
+            raise InputError(f"kind: {kind!r} is unknown; choose one of {', '.join(PUS_KINDS)}")
         if pixel_loss not in PIXEL_LOSSES:
             raise InputError(f"pixel_loss: {pixel_loss!r} is unknown; choose one of {', '.join(PIXEL_LOSSES)}")
         if kind != "none":
@@ -213,7 +259,7 @@ class PretendedUnderfittingLoss(nn.Module):
         Raises:
             InputError: shapes or values of `target` do not fit.
         """
-        loss_map = PIXEL_LOSSES[self.pixel_loss](logits, target, self.ignore_index)
+        loss_map = PIXEL_LOSSES[self.pixel_loss](logits, target, self.ignore_index)  # (N, H, W)
         n_valid = (target != self.ignore_index).sum()
         count = loss_map.numel() if self.variant == "official" else n_valid.clamp(min=1)
         mean_loss = loss_map.sum() / count  # an ignored pixel's loss is 0

@@ -8,9 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmm.errors import InputError
-
-UNKNOWN = 255
-"""In a target: not judged. In a prediction: no answer, which counts as a miss."""
+from pmm.method import IGNORE_INDEX
 
 
 def confusion_matrix(
@@ -18,8 +16,10 @@ def confusion_matrix(
 ) -> np.ndarray:
     """Count how often each true class was predicted as each class.
 
+    IGNORE_INDEX (255) means "not evaluated" in a target and "no answer", which counts as a miss, in a prediction.
+
     Args:
-        target: integers of any shape, 0..n_classes-1, or 255 for pixels that are not judged.
+        target: integers of any shape, 0..n_classes-1, or 255 for pixels that are not evaluated.
         prediction: integers of the same shape, 0..n_classes-1, or, with `unknown_column`, 255 for no answer.
         n_classes: number of classes, the background included.
         unknown_column: add a last column that counts the pixels without an answer, so that they are misses.
@@ -30,21 +30,28 @@ def confusion_matrix(
     Raises:
         InputError: the shapes differ, or an array does not hold integers.
         InputError: a value is no class index (in `prediction` also where the target is 255).
+
+    Examples:
+        >>> confusion_matrix([0, 0, 1, 255], [0, 1, 1, 0], n_classes=2)
+        array([[1, 1],
+               [0, 1]])
     """
     truth, answer = np.asarray(target), np.asarray(prediction)
     if truth.shape != answer.shape:
         raise InputError(f"prediction: shape {answer.shape} differs from the target's {truth.shape}")
-    _check_labels("target", truth, n_classes, UNKNOWN)
-    _check_labels("prediction", answer, n_classes, UNKNOWN if unknown_column else None)
-    judged = truth != UNKNOWN
+    _check_labels("target", truth, n_classes, IGNORE_INDEX)
+    _check_labels("prediction", answer, n_classes, IGNORE_INDEX if unknown_column else None)
+    evaluated = truth != IGNORE_INDEX
     n_columns = n_classes + unknown_column
-    columns = np.minimum(answer[judged], n_columns - 1).astype(np.int64)  # 255 -> the last column
-    cells = truth[judged].astype(np.int64) * n_columns + columns
+    columns = np.minimum(answer[evaluated], n_columns - 1).astype(np.int64)  # 255 -> the last column
+    cells = truth[evaluated].astype(np.int64) * n_columns + columns  # row-major index into the matrix
     return np.bincount(cells, minlength=n_classes * n_columns).reshape(n_classes, n_columns)
 
 
 def iou_per_class(confusion: npt.ArrayLike) -> np.ndarray:
-    """Intersection over union of each class: TP / (TP + FP + FN).
+    """Intersection over union of each class.
+
+        IoU = TP / (TP + FP + FN)
 
     Args:
         confusion: (n, n) or (n, n + 1) counts from `confusion_matrix`; the last column only adds misses (FN).
@@ -54,6 +61,10 @@ def iou_per_class(confusion: npt.ArrayLike) -> np.ndarray:
 
     Raises:
         InputError: `confusion` has another shape.
+
+    Examples:
+        >>> iou_per_class([[2, 1], [0, 1]])
+        array([0.66666667, 0.5       ])
     """
     counts = _check_confusion(confusion)
     hits = np.diagonal(counts).astype(np.float64)
@@ -72,6 +83,10 @@ def mean_iou(confusion: npt.ArrayLike) -> float:
 
     Raises:
         InputError: `confusion` has another shape.
+
+    Examples:
+        >>> round(mean_iou([[2, 1], [0, 1]]), 3)
+        0.583
     """
     iou = iou_per_class(confusion)
     occurring = iou[~np.isnan(iou)]
@@ -90,20 +105,26 @@ class SegmentationScore:
 
     Raises:
         InputError: `class_names` is empty, longer than 255 names, or names a class twice.
+
+    Examples:
+        >>> score = SegmentationScore(["background", "dog"])
+        >>> score.update([[0, 1], [1, 255]], [[0, 1], [0, 0]])
+        >>> score.result()
+        {'miou': 0.5, 'iou': {'background': 0.5, 'dog': 0.5}, 'pixel_accuracy': 0.6666666666666666}
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
         n_classes = len(self.class_names)
-        if not 1 <= n_classes <= UNKNOWN or len(set(self.class_names)) != n_classes:
-            raise InputError(f"class_names: 1 to {UNKNOWN} different names expected, got {n_classes}")
+        if not 1 <= n_classes <= IGNORE_INDEX or len(set(self.class_names)) != n_classes:
+            raise InputError(f"class_names: 1 to {IGNORE_INDEX} different names expected, got {n_classes}")
         self.confusion = np.zeros((n_classes, n_classes + 1), dtype=np.int64)
 
     def update(self, target: npt.ArrayLike, prediction: npt.ArrayLike) -> None:
         """Add one image or batch.
 
         Args:
-            target: integers of any shape, class indices or 255 (not judged).
+            target: integers of any shape, class indices or 255 (not evaluated).
             prediction: integers of the same shape, class indices or 255 (no answer, a miss).
 
         Raises:

@@ -1,4 +1,4 @@
-"""Deliberately wrong masks: exact ones with a known share of their object pixels changed, region by region."""
+"""Deliberately wrong masks: the ground truth with a known share of their object pixels changed, region by region."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmm.errors import InputError
+from pmm.method import IGNORE_INDEX
 
 CELLS = 8
 """Cells along the shorter side of an image; a region is the part of one class inside one cell."""
@@ -21,7 +22,7 @@ def flip_regions(mask: npt.ArrayLike, class_ids: Sequence[int], share: float, se
     would be too easy: pseudo-masks are wrong in whole parts, too.
 
     Args:
-        mask: (H, W) uint8, an exact mask; 255 and background stay.
+        mask: (H, W) uint8, the ground truth; 255 and background stay.
         class_ids: mask values of the classes in the image.
         share: of the object pixels that change, in [0, 1].
         seed: of the choice.
@@ -32,20 +33,26 @@ def flip_regions(mask: npt.ArrayLike, class_ids: Sequence[int], share: float, se
 
     Raises:
         InputError: `share` is outside [0, 1], or `mask` is not (H, W) uint8.
+
+    Examples:
+        >>> mask = np.full((8, 8), 3, np.uint8)
+        >>> wrong = flip_regions(mask, [3], share=0.25, seed=0, image_id="2007_000032")
+        >>> np.unique(wrong, return_counts=True)
+        (array([0, 3], dtype=uint8), array([16, 48]))
     """
     labels = np.array(mask)
     if labels.dtype != np.uint8 or labels.ndim != 2:
         raise InputError(f"mask: (H, W) uint8 expected, got {labels.shape} of {labels.dtype}")
     if not 0 <= share <= 1:
         raise InputError(f"share: {share} is outside [0, 1]")
-    objects = (labels > 0) & (labels != 255)
+    objects = (labels > 0) & (labels != IGNORE_INDEX)
     if not objects.any():
         return labels
-    random = np.random.default_rng([seed, zlib.crc32(image_id.encode())])
+    random = np.random.default_rng([seed, zlib.crc32(image_id.encode())])  # crc32: Python's hash differs each run
     _, region, sizes = np.unique(_regions(labels)[objects], return_inverse=True, return_counts=True)
     order = random.permutation(len(sizes))
-    wrong = np.concatenate([[0], np.cumsum(sizes[order])])
-    values = labels[objects]
+    wrong = np.concatenate([[0], np.cumsum(sizes[order])])  # pixels changed by the first 0, 1, 2, ... regions
+    values = labels[objects]  # (pixels of objects,)
     for chosen in order[: np.abs(wrong - share * wrong[-1]).argmin()]:
         where = region == chosen
         others = [value for value in (0, *class_ids) if value != values[where][0]]

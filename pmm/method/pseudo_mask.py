@@ -18,12 +18,17 @@ from pmm.method.cam import check_cam, check_class_ids
 from pmm.method.crf import JOINT_CRF, PPMG_CRF, CRFSettings, DenseCRF, check_image
 
 CRFChoice = CRFSettings | DenseCRF | None
-"""None: this method's settings in the released code. A DenseCRF must have been built for the same image."""
+"""Defaults to this method's settings in the released code. A DenseCRF must have been built for the same image."""
 
 
 @dataclass(frozen=True)
 class PpmgSteps:
-    """Everything PPMG computes on its way to the mask, in the order of Algorithm 1."""
+    """Everything PPMG computes on its way to the mask, in the order of Algorithm 1.
+
+    Examples:
+        >>> list(PpmgSteps.__dataclass_fields__)
+        ['c_v', 'exponent', 'smoothed', 'background', 'posterior', 'foreground', 'proportion', 'mask']
+    """
 
     c_v: np.ndarray
     """(C,) float32, coefficient of variation (eq. 5)."""
@@ -44,7 +49,9 @@ class PpmgSteps:
 
 
 def background_score(cam: npt.ArrayLike, alpha: float) -> np.ndarray:
-    """Score the background high where every class is weak: (1 - max_c X(n)) ** alpha (eq. 2).
+    """Score the background high where every class is weak.
+
+        bg = (1 - max_c X(n)) ** alpha        (eq. 2)
 
     Args:
         cam: (C, H, W) floating point in [0, 1].
@@ -55,9 +62,13 @@ def background_score(cam: npt.ArrayLike, alpha: float) -> np.ndarray:
 
     Raises:
         InputError: `cam` is no normalised CAM, or `alpha` is not positive.
+
+    Examples:
+        >>> background_score([[[0.0, 0.5, 1.0]], [[0.0, 0.2, 0.0]]], alpha=2)
+        array([[1.  , 0.25, 0.  ]], dtype=float32)
     """
     maps, alpha = check_cam(cam), _check_alpha(alpha)
-    return (1 - maps.max(axis=0, initial=0)) ** np.float32(alpha)
+    return (1 - maps.max(axis=0, initial=0)) ** np.float32(alpha)  # (C, H, W) -> (H, W)
 
 
 def threshold_pseudo_mask(cam: npt.ArrayLike, class_ids: npt.ArrayLike, threshold: float) -> np.ndarray:
@@ -73,6 +84,10 @@ def threshold_pseudo_mask(cam: npt.ArrayLike, class_ids: npt.ArrayLike, threshol
 
     Raises:
         InputError: an argument is not as described above.
+
+    Examples:
+        >>> threshold_pseudo_mask([[[0.1, 0.9, 0.3]], [[0.2, 0.0, 0.4]]], [12, 18], threshold=0.3)
+        array([[ 0, 12, 18]], dtype=uint8)
     """
     maps = check_cam(cam)
     ids = check_class_ids(class_ids, len(maps))
@@ -89,14 +104,16 @@ def crf_pseudo_mask(
     alpha: float,
     crf: CRFChoice = None,
 ) -> np.ndarray:
-    """Refine all classes and the background in one joint CRF: the baseline of section 2.1 (eq. 3-4).
+    """Refine all classes and the background in one joint CRF: the baseline of section 2.1.
+
+        Y = argmax( crf(I, concat(bg, X(n))) )        (eq. 3-4)
 
     Args:
         image: (H, W, 3) uint8 RGB.
         cam: (C, H, W) floating point in [0, 1], at the image's size.
         class_ids: (C,) mask values of the channels, in 1..254.
         alpha: > 0, power of the background score (eq. 2); the released code uses 24 here.
-        crf: settings, or the CRF of this image; None takes JOINT_CRF.
+        crf: settings, or the CRF of this image; defaults to JOINT_CRF.
 
     Returns:
         (H, W) uint8 pseudo-mask; all background where C is 0.
@@ -104,6 +121,12 @@ def crf_pseudo_mask(
     Raises:
         InputError: an argument is not as described above, or the sizes differ.
         MissingDependency: the CRF's engine is pydensecrf, and it is not installed.
+
+    Examples:
+        >>> image = np.zeros((4, 4, 3), np.uint8); image[:, 2:] = 255  # black and white halves
+        >>> cam = np.zeros((1, 4, 4), np.float32); cam[0, :, 2:] = [0.9, 0.25]  # the last column is weak
+        >>> threshold_pseudo_mask(cam, [12], 0.3)[0], crf_pseudo_mask(image, cam, [12], alpha=2)[0]
+        (array([ 0,  0, 12,  0], dtype=uint8), array([ 0,  0, 12, 12], dtype=uint8))
     """
     pixels, maps, ids = _check_inputs(image, cam, class_ids)
     background = background_score(maps, alpha)
@@ -114,7 +137,9 @@ def crf_pseudo_mask(
 
 
 def proportion(cam: npt.ArrayLike, mask: npt.ArrayLike, variant: str = "official") -> np.ndarray:
-    """Divide a CAM by its class's total inside the class's mask, so that large objects do not win (eq. 8).
+    """Divide a CAM by its class's total inside the class's mask, so that large objects do not win.
+
+        p = X(n) / sum(X(n) * X(m))   per class        (eq. 8)
 
     Args:
         cam: (C, H, W) floating point in [0, 1], the unsmoothed CAM X(n).
@@ -126,12 +151,16 @@ def proportion(cam: npt.ArrayLike, mask: npt.ArrayLike, variant: str = "official
 
     Raises:
         InputError: `cam` is no normalised CAM, `mask` is not bool of the same shape, or `variant` is unknown.
+
+    Examples:
+        >>> proportion([[[0.5, 0.5, 1.0]]], [[[True, True, False]]], variant="paper")
+        array([[[0.5, 0.5, 1. ]]], dtype=float32)
     """
     maps, region = check_cam(cam), np.asarray(mask)
     if region.dtype != bool or region.shape != maps.shape:
         raise InputError(f"mask: bool of shape {maps.shape} expected, got {region.dtype} of {region.shape}")
     offset = 1.0 if smoothing.check_variant(variant) == "official" else 0.0
-    total = np.sum(maps, axis=(1, 2), where=region, dtype=np.float64, keepdims=True) + offset
+    total = np.sum(maps, axis=(1, 2), where=region, dtype=np.float64, keepdims=True) + offset  # (C, 1, 1)
     return np.divide(maps, total, out=np.zeros(maps.shape, np.float32), where=total > 0)
 
 
@@ -146,7 +175,11 @@ def ppmg(
     variant: str = "official",
     crf: CRFChoice = None,
 ) -> np.ndarray:
-    """Make a pseudo-mask by Proportional Pseudo-mask Generation (Algorithm 1).
+    """Make a pseudo-mask by Proportional Pseudo-mask Generation.
+
+        X(s) = X(n) ** (1 - s * c_v)
+        X(m) = fg( crf(I, [(1 - X(s)) ** alpha, X(s)]) )   per class, binary
+        Y = argmax( X(m) * p(X(n)) )                                          (Algorithm 1)
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -156,7 +189,7 @@ def ppmg(
         alpha: > 0, power of each class's background score; 11 in the released code.
         t: foreground threshold of the CAM in [0, 1); 0.05 in the released code.
         variant: "official" as the released code, "paper" as the equations.
-        crf: settings, or the CRF of this image; None takes PPMG_CRF.
+        crf: settings, or the CRF of this image; defaults to PPMG_CRF.
 
     Returns:
         (H, W) uint8 pseudo-mask. Background where no class fires or where every class that fires has a CAM of
@@ -165,6 +198,12 @@ def ppmg(
     Raises:
         InputError: an argument is not as described above, or the sizes differ.
         MissingDependency: the CRF's engine is pydensecrf, and it is not installed.
+
+    Examples:
+        >>> image = np.zeros((4, 4, 3), np.uint8); image[:, 2:] = 255  # black and white halves
+        >>> cam = np.zeros((1, 4, 4), np.float32); cam[0, :, 2:] = [0.3, 0.9]  # uneven over the white half
+        >>> ppmg(image, cam, [12], s=0.3, alpha=2, t=0.05)[0]
+        array([ 0,  0, 12, 12], dtype=uint8)
     """
     return ppmg_steps(image, cam, class_ids, s=s, alpha=alpha, t=t, variant=variant, crf=crf).mask
 
@@ -191,6 +230,12 @@ def ppmg_steps(
     Raises:
         InputError: as `ppmg`.
         MissingDependency: as `ppmg`.
+
+    Examples:
+        >>> image, cam = np.zeros((2, 2, 3), np.uint8), np.array([[[0.0, 0.2], [0.2, 1.0]]])
+        >>> steps = ppmg_steps(image, cam, [12], s=0.3, alpha=11, t=0.05)
+        >>> steps.c_v.round(3), steps.exponent.round(3)
+        (array([0.808], dtype=float32), array([0.758], dtype=float32))
     """
     pixels, maps, ids = _check_inputs(image, cam, class_ids)
     alpha = _check_alpha(alpha)
@@ -198,7 +243,7 @@ def ppmg_steps(
     exponent = smoothing.smoothing_exponent(c_v, s, class_ids=ids.tolist())
     smoothed = smoothing.raise_cam(maps, exponent, t, variant)
     background = (1 - smoothed) ** np.float32(alpha)  # eq. 2 for each class alone
-    posterior = smoothed  # of no class
+    posterior = smoothed  # where C is 0 there is nothing to solve
     if len(ids):
         posterior = _crf_for(pixels, crf, PPMG_CRF).foreground_posterior(smoothed, background)
     foreground = posterior > 0.5
@@ -209,7 +254,7 @@ def ppmg_steps(
 
 def _strongest(background: np.ndarray, scores: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Class id of the largest score at each pixel; background (0) first, so that it wins ties."""
-    winner = np.concatenate([background[None], scores]).argmax(axis=0)
+    winner = np.concatenate([background[None], scores]).argmax(axis=0)  # (1 + C, H, W) -> (H, W)
     return np.concatenate([[0], ids]).astype(np.uint8)[winner]
 
 
@@ -242,14 +287,18 @@ def allow_classes(probabilities: np.ndarray, class_ids: Sequence[int]) -> np.nda
     """Set all classes but the background and the given ones to zero, as the image's labels allow.
 
     Args:
-        probabilities: (K,H,W) float32 in [0,1], background first.
+        probabilities: (K, H, W) float32 in [0, 1], background first.
         class_ids: mask values 1..K-1 that stay.
 
     Returns:
-        (K,H,W) float32 copy.
+        (K, H, W) float32 copy.
 
     Raises:
         InputError: a class id is no channel.
+
+    Examples:
+        >>> allow_classes(np.array([[[0.2]], [[0.3]], [[0.5]]], np.float32), class_ids=[1]).ravel()
+        array([0.2, 0.3, 0. ], dtype=float32)
     """
     wrong = [int(i) for i in class_ids if not 1 <= i < len(probabilities)]
     if wrong:
@@ -262,21 +311,26 @@ def allow_classes(probabilities: np.ndarray, class_ids: Sequence[int]) -> np.nda
 def cyclic_pseudo_mask(
     probabilities: np.ndarray, class_ids: Sequence[int] | None = None, crf: DenseCRF | None = None
 ) -> np.ndarray:
-    """Turn a model's class probabilities of a training image into its next pseudo-mask.
+    """Turn a model's class probabilities of a training image into its next pseudo-mask (section 2.5).
 
     Args:
-        probabilities: (K,H,W) float32 in [0,1], background first.
-        class_ids: the image's labels, the only classes allowed; None allows all, as the released code does.
-        crf: joint CRF of the image, with which to refine the probabilities; None takes them as they are.
+        probabilities: (K, H, W) float32 in [0, 1], background first.
+        class_ids: the image's labels, the only classes allowed; defaults to all, as in the released code.
+        crf: joint CRF of the image, which refines the probabilities; they stay as they are by default.
 
     Returns:
-        (H,W) uint8 mask.
+        (H, W) uint8 mask.
 
     Raises:
         InputError: a class id is no channel, or the CRF is of another image.
+
+    Examples:
+        >>> probabilities = np.array([[[0.2]], [[0.3]], [[0.5]]], np.float32)  # (3, 1, 1)
+        >>> cyclic_pseudo_mask(probabilities), cyclic_pseudo_mask(probabilities, class_ids=[1])
+        (array([[2]], dtype=uint8), array([[1]], dtype=uint8))
     """
     if class_ids is not None:
         probabilities = allow_classes(probabilities, class_ids)
     if crf is not None:
         probabilities = crf.posterior(probabilities)
-    return probabilities.argmax(0).astype(np.uint8)
+    return probabilities.argmax(0).astype(np.uint8)  # (K, H, W) -> (H, W)

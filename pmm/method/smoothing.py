@@ -25,9 +25,11 @@ MIN_EXPONENT = 0.01
 
 
 def coefficient_of_variation(cam: npt.ArrayLike, t: float) -> np.ndarray:
-    """Measure how uneven each channel's foreground is: c_v = sqrt(D) / E (eq. 5).
+    """Measure how uneven each channel's foreground is: its standard deviation divided by its mean.
 
-    D and E are the population variance and the mean of the foreground X(f) = {x in X(n), x > t}.
+        c_v = sqrt(D(X(f))) / E(X(f))   with X(f) = {x in X(n), x > t}        (eq. 5)
+
+    E is the mean, D the population variance.
 
     Args:
         cam: (C, H, W) floating point in [0, 1], a normalised CAM X(n).
@@ -39,6 +41,11 @@ def coefficient_of_variation(cam: npt.ArrayLike, t: float) -> np.ndarray:
     Raises:
         InputError: `cam` is no normalised CAM.
         InputError: `t` is outside [0, 1).
+
+    Examples:
+        >>> even, uneven = [[0.0, 0.5, 0.5]], [[0.0, 0.2, 1.0]]
+        >>> coefficient_of_variation([even, uneven], t=0.05).round(3)
+        array([0.   , 0.667], dtype=float32)
     """
     maps, t = check_cam(cam), _check_t(t)
     return np.array([_channel_variation(channel[channel > t]) for channel in maps], dtype=np.float32)
@@ -47,12 +54,14 @@ def coefficient_of_variation(cam: npt.ArrayLike, t: float) -> np.ndarray:
 def smoothing_exponent(
     c_v: npt.ArrayLike, s: float, *, class_ids: Sequence[int] | None = None, strict: bool = False
 ) -> np.ndarray:
-    """Turn c_v into the exponent of eq. 6, 1 - s * c_v, kept at MIN_EXPONENT or above.
+    """Turn c_v into the exponent of eq. 6.
+
+        max(1 - s * c_v, MIN_EXPONENT)
 
     Args:
         c_v: (C,) coefficients of variation, >= 0.
         s: smoothing strength, >= 0; 0 leaves the map unsmoothed.
-        class_ids: (C,) ids by which a warning names the channels; None names them by position.
+        class_ids: (C,) ids by which a warning names the channels; defaults to their positions.
         strict: raise where the floor would be needed, instead of warning.
 
     Returns:
@@ -64,6 +73,10 @@ def smoothing_exponent(
 
     Warns:
         RuntimeWarning: 1 - s * c_v was below MIN_EXPONENT; names class, c_v, s and exponent.
+
+    Examples:
+        >>> smoothing_exponent([0.0, 0.5, 1.0], s=0.3)
+        array([1.  , 0.85, 0.7 ], dtype=float32)
     """
     if not (math.isfinite(s) and s >= 0):
         raise InputError(f"s: {s} is not a finite number >= 0; the released code uses 0.3")
@@ -83,7 +96,9 @@ def smoothing_exponent(
 
 
 def raise_cam(cam: npt.ArrayLike, exponent: npt.ArrayLike, t: float, variant: str = "official") -> np.ndarray:
-    """Raise each channel to its exponent: X(s) = X(n) ** exponent (the power of eq. 6).
+    """Raise each channel to its exponent, the power of eq. 6.
+
+        X(s) = X(n) ** exponent
 
     Args:
         cam: (C, H, W) floating point in [0, 1], a normalised CAM X(n).
@@ -96,11 +111,17 @@ def raise_cam(cam: npt.ArrayLike, exponent: npt.ArrayLike, t: float, variant: st
 
     Raises:
         InputError: `cam` is no normalised CAM, or `t` or `variant` is not one of the above.
+
+    Examples:
+        >>> raise_cam([[[0.04, 0.25, 1.0]]], [0.5], t=0.05, variant="official")
+        array([[[0. , 0.5, 1. ]]], dtype=float32)
+        >>> raise_cam([[[0.04, 0.25, 1.0]]], [0.5], t=0.05, variant="paper")
+        array([[[0.2, 0.5, 1. ]]], dtype=float32)
     """
     maps, t, variant = check_cam(cam), _check_t(t), check_variant(variant)
     if variant == "official":
         maps = np.where(maps < t, np.float32(0), maps)
-    return np.power(maps, np.asarray(exponent, dtype=np.float32)[:, None, None])
+    return np.power(maps, np.asarray(exponent, dtype=np.float32)[:, None, None])  # (C, H, W) ** (C, 1, 1)
 
 
 def smooth_cam(
@@ -112,7 +133,9 @@ def smooth_cam(
     class_ids: Sequence[int] | None = None,
     strict: bool = False,
 ) -> np.ndarray:
-    """Smooth a CAM by its own coefficient of variation: X(s) = X(n) ** (1 - s * c_v) (eq. 6).
+    """Smooth a CAM by its own coefficient of variation (CVS): the less even a channel, the more it is lifted.
+
+        X(s) = X(n) ** (1 - s * c_v)        (eq. 6)
 
     Args:
         cam: (C, H, W) floating point in [0, 1], a normalised CAM X(n).
@@ -128,13 +151,22 @@ def smooth_cam(
     Raises:
         InputError: an argument is not as described above.
         InputError: `strict` and 1 - s * c_v is below MIN_EXPONENT for a channel.
+
+    Examples:
+        >>> smooth_cam([[[0.0, 0.2, 1.0]]], s=0.3, t=0.05).round(3)
+        array([[[0.   , 0.276, 1.   ]]], dtype=float32)
     """
     exponent = smoothing_exponent(coefficient_of_variation(cam, t), s, class_ids=class_ids, strict=strict)
     return raise_cam(cam, exponent, t, variant)
 
 
 def check_variant(variant: str) -> str:
-    """Return `variant` if it is "paper" or "official", raise InputError otherwise."""
+    """Return `variant` if it is "paper" or "official", raise InputError otherwise.
+
+    Examples:
+        >>> check_variant("paper")
+        'paper'
+    """
     if variant not in VARIANTS:
         raise InputError(f"variant: {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
     return variant

@@ -77,7 +77,7 @@ def check_segmenter(params: Params) -> str:
 
 def check_scenes(params: Params) -> str:
     """Check that scenes can be composed, with one of each split."""
-    from pmm.data.composition import compose_scene
+    from pmm.data.scenes import compose_scene
 
     for split in ("train", "val"):
         compose_scene(split, 0, width=params.scene_width, height=params.scene_height, seed=params.seed)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pmm.data.composition import compose_scene
+from pmm.data.scenes import compose_scene
 from pmm.method.crf import PPMG_CRF, DenseCRF
 from pmm.method.pseudo_mask import ppmg
 from pmm.threads import limit_threads

@@ -11,10 +11,8 @@ import numpy as np
 from measure import interleave
 from recipe import DEMO, blobs, photograph
 
-from pmm.method import mean_field
-from pmm.method.crf import PPMG_CRF, _unary
-from pmm.method.lattice import STRIPES, build_lattice, stripes
-from pmm.method.mean_field import LatticeEngine
+from pmm.method.crf import PPMG_CRF, _lattice_engine, _unary
+from pmm.method.lattice import LANES, STRIPES, _blur, _positions, _tanh_sweep, build_lattice, stripes
 from pmm.method.pseudo_mask import ppmg
 from pmm.threads import limit_threads
 
@@ -43,13 +41,13 @@ def where_time_goes(rounds: int, width: int = 500, height: int = 375) -> dict[st
 
 def _bilateral_features(image: np.ndarray) -> np.ndarray:
     s, (height, width) = PPMG_CRF, image.shape[:2]
-    position = mean_field._positions(height, width) / np.float32(s.bilateral_sxy)
+    position = _positions(height, width) / np.float32(s.bilateral_sxy)
     return np.hstack([position, image.reshape(-1, 3) / np.float32(s.bilateral_srgb)])
 
 
 def _steps(image: np.ndarray, cam: np.ndarray, rounds: int, carried: float) -> list[dict[str, Any]]:
-    n_classes, lanes = len(cam), 1 if len(cam) == 1 else mean_field.LANES
-    engine = LatticeEngine(image, PPMG_CRF, 1)
+    n_classes, lanes = len(cam), 1 if len(cam) == 1 else LANES
+    engine = _lattice_engine(image, PPMG_CRF, 1)
     gauss, bilateral = engine._lattices
     n = image.shape[0] * image.shape[1]
     logits = np.zeros((1, n, lanes), np.float32)
@@ -61,11 +59,11 @@ def _steps(image: np.ndarray, cam: np.ndarray, rounds: int, carried: float) -> l
     def sweep(last: bool) -> None:
         for i, (first, end) in enumerate(stripes(n)):
             outputs = (splats[0][i], splats[1][i])
-            mean_field._tanh_sweep(logits, lattices, (*tables, *outputs), first, end, posterior, last)
+            _tanh_sweep(logits, lattices, (*tables, *outputs), first, end, posterior, last)
 
     def blur(k: int) -> None:
         lattice = (gauss, bilateral)[k]
-        mean_field._blur(splats[k][:, 0], lattice.ranges, lattice.neighbours, np.float32(1), tables[k][0])
+        _blur(splats[k][:, 0], lattice.ranges, lattice.neighbours, np.float32(1), tables[k][0])
 
     energies = _unary(cam), _unary((1 - cam) ** np.float32(DEMO["alpha"]))
     moved = sum(array.nbytes for array in lattices) + logits.nbytes

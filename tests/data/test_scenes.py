@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pmm.data import SegmentationData, composition, open_dataset, scenes
-from pmm.data.composition import (
+from pmm.data import SegmentationData, open_dataset, scenes
+from pmm.data.scenes import (
     MATERIAL,
     SCENE_CLASSES,
     Scene,
     SceneObject,
     compose_scene,
+    compose_scenes,
     scene_mask,
     split_objects,
 )
-from pmm.data.scenes import compose_scenes
 from pmm.errors import InputError
 
 SIZE = {"width": 96, "height": 72}
@@ -157,8 +157,8 @@ def test_colours_and_outline_of_an_object_move_together(seed, monkeypatch):
     pixels = np.zeros((60, 40, 4), np.uint8)
     pixels[:, :20] = (200, 40, 40, 255)
     pixels[:, 20:] = (40, 200, 40, 0)
-    monkeypatch.setattr(composition, "_load", lambda name: Image.fromarray(pixels))
-    shape = np.asarray(composition._object(np.random.default_rng(seed), "bird", "x.webp", 120))
+    monkeypatch.setattr(scenes, "_load", lambda name: Image.fromarray(pixels))
+    shape = np.asarray(scenes._object(np.random.default_rng(seed), "bird", "x.webp", 120))
     solid = shape[shape[..., 3] > 127].astype(int)
     assert len(solid) > 100 and (solid[:, 0] > solid[:, 1]).all()
 
@@ -213,5 +213,5 @@ def test_numbers_out_of_range_are_named(tmp_path, name, value):
 
 
 def test_a_frame_without_room_is_refused(monkeypatch):
-    monkeypatch.setattr("pmm.data.composition._MAX_TRIES", 0)
+    monkeypatch.setattr("pmm.data.scenes._MAX_TRIES", 0)
     assert "32 x 32" in refusal(compose_scene, "train", 0, width=32, height=32)

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmm.method.crf import JOINT_CRF, PPMG_CRF, SEGMENTATION_CRF, PydensecrfEngine, _unary
-from pmm.method.lattice import STRIPES, build_lattice, stripes
-from pmm.method.mean_field import LatticeEngine, _exp, _tanh_half
+from pmm.method.crf import JOINT_CRF, PPMG_CRF, SEGMENTATION_CRF, PydensecrfEngine, _lattice_engine, _unary
+from pmm.method.lattice import STRIPES, _exp, _tanh_half, build_lattice, stripes
 
 
 def smooth_maps(rng, n, height, width):
@@ -98,7 +97,7 @@ def test_binary_problems_agree_with_pydensecrf(kind, crf):
     front[5] = 0  # a CAM without any activation
     front, back = _unary(front), _unary(1 - front.max(0, keepdims=True).repeat(6, 0))
     for n in (1, 3, 4, 6):
-        ours = LatticeEngine(image, crf).binary_mean_field(front[:n], back[:n])
+        ours = _lattice_engine(image, crf).binary_mean_field(front[:n], back[:n])
         assert_agree(ours, PydensecrfEngine(image, crf).binary_mean_field(front[:n], back[:n]))
 
 
@@ -109,7 +108,7 @@ def test_many_labels_agree_with_pydensecrf(kind, n_labels):
     rng = np.random.default_rng(1)
     image = IMAGES[kind](rng)
     unary = _unary(smooth_maps(rng, n_labels, *image.shape[:2]))
-    ours = LatticeEngine(image, JOINT_CRF).mean_field(unary)
+    ours = _lattice_engine(image, JOINT_CRF).mean_field(unary)
     assert_agree(ours, PydensecrfEngine(image, JOINT_CRF).mean_field(unary))
     np.testing.assert_allclose(ours.sum(0), 1, atol=1e-5)
 
@@ -123,14 +122,14 @@ def problem(seed=0, classes=3):
 
 def test_any_number_of_threads_gives_the_same_bits():
     image, front, back = problem()
-    one, many = (LatticeEngine(image, PPMG_CRF, threads) for threads in (1, 3))
+    one, many = (_lattice_engine(image, PPMG_CRF, threads) for threads in (1, 3))
     assert np.array_equal(one.binary_mean_field(front, back), many.binary_mean_field(front, back))
     assert np.array_equal(one.mean_field(front), many.mean_field(front))
 
 
 def test_a_problem_does_not_depend_on_its_neighbours_in_a_block():
     image, front, back = problem(classes=6)
-    engine = LatticeEngine(image, PPMG_CRF)
+    engine = _lattice_engine(image, PPMG_CRF)
     together = engine.binary_mean_field(front, back)
     for c in range(6):
         alone = engine.binary_mean_field(front[c : c + 1], back[c : c + 1])[0]
@@ -141,7 +140,7 @@ def test_engines_work_side_by_side_in_threads():
     problems = [problem(seed) for seed in range(4)]
 
     def solve(p):
-        return LatticeEngine(p[0], PPMG_CRF).binary_mean_field(*p[1:])
+        return _lattice_engine(p[0], PPMG_CRF).binary_mean_field(*p[1:])
 
     expected = [solve(p) for p in problems]
     with ThreadPoolExecutor(4) as pool:

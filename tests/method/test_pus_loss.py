@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from pmm.errors import InputError
-from pmm.method.losses import KINDS, PretendedUnderfittingLoss, cross_entropy_map
+from pmm.method.losses import PUS_KINDS, PretendedUnderfittingLoss, cross_entropy_map
 
 VARIANTS = ("paper", "official")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PUS_KINDS)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("pixel_loss", ["ce", "bce"])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 100.0])
@@ -58,7 +58,7 @@ def test_ignored_pixels_change_only_the_official_variant():
     assert (paper.last_state.gate, official.last_state.gate) == ("closed", "open")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PUS_KINDS)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("pixel_loss", ["ce", "bce"])
 def test_batch_without_labels_gives_zero_and_no_gradient(kind, variant, pixel_loss):
@@ -71,7 +71,7 @@ def test_batch_without_labels_gives_zero_and_no_gradient(kind, variant, pixel_lo
     assert criterion.last_state.share_over_kappa.item() == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PUS_KINDS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_perfect_prediction_keeps_finite_gradients(kind, variant):
     logits = torch.zeros(1, 2, 2, 2)
