@@ -35,7 +35,9 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 explore: $(STAMP) ## open the sliders as a web page on this machine; make demo first
-	$(BIN)/voila notebooks/08_explorer.ipynb --show_tracebacks=True
+	@test -f runs/demo/report.html || { echo "make: no runs/demo to explore; make demo first" >&2; exit 1; }
+	$(BIN)/voila runs/demo/notebooks/08_explorer.ipynb --Voila.root_dir=runs/demo --show_tracebacks=True \
+	  --VoilaExporter.filters=markdown2html=pmm.run.pages.voila_html --VoilaConfiguration.file_allowlist='.*\.html'
 
 clean: ## delete caches and runs/smoke; other runs and .venv stay
 	rm -rf runs/smoke .pytest_cache .ruff_cache .hypothesis .benchmarks build dist *.egg-info

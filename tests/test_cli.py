@@ -9,6 +9,7 @@ from PIL import Image
 
 from pmm.cli import main
 from pmm.errors import InputError
+from pmm.run.checks import all_checks
 from pmm.run.params import Params
 
 
@@ -135,8 +136,24 @@ def test_check_reads_every_image_label_and_mask(parameter_file, tmp_path):
     (folder / "images" / "a.png").write_bytes(b"no image")
     result = check_own(folder, parameter_file, "-pval_split=''")
     assert result.exit_code == 2
-    assert "FAIL  split train: 1 of 1 images are unusable; first: " in result.stdout
-    assert "a.png" in result.stdout.splitlines()[-1]
+    failed = next(line for line in result.stdout.splitlines() if line.startswith("FAIL"))
+    assert failed.startswith("FAIL  split train: 1 of 1 images are unusable; first: ") and "a.png" in failed
+
+
+def test_what_may_wait_for_the_network_is_checked_last(tmp_path):
+    own_images(tmp_path / "own")
+    params = Params(dataset="folder", data_dir=str(tmp_path / "own"), val_split="")
+    names = [name for name, step in all_checks(params) if name in ("backbone", "segmentation model") or step()]
+    assert names == ["device", "dense CRF", "data", "split train", "backbone", "segmentation model"]
+    assert [name for name, _ in all_checks(Params())][-2:] == ["backbone", "segmentation model"]
+
+
+@pytest.mark.parametrize("empty", ["-pval_split=", "-pval_split=''"])
+def test_an_empty_value_is_the_empty_text(parameter_file, tmp_path, empty):
+    own_images(tmp_path / "own")
+    result = check_own(tmp_path / "own", parameter_file, empty)
+    assert result.exit_code == 0 and "split val" not in result.stdout
+    assert "s = ''" in call("check", parameter_file, "-ps=").stderr
 
 
 def test_check_says_why_the_data_cannot_be_opened(parameter_file, tmp_path):

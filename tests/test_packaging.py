@@ -71,8 +71,8 @@ def test_every_import_of_the_package_is_declared():
                     assert found & (declared | IMPLIED), f"{path.name}: add {top} to pyproject.toml"
 
 
-IMPLIED = {"ipython", "jupyter-client", "jupyter-core", "pyzmq", "safetensors"}
-"""What ipykernel (the first three) and timm bring along by their own nature."""
+IMPLIED = {"ipython", "jupyter-client", "jupyter-core", "markupsafe", "pyzmq", "safetensors"}
+"""What ipykernel, jinja2 (markupsafe) and timm (safetensors) bring along by their own nature."""
 
 
 def test_every_package_folder_and_data_file_is_shipped():

@@ -5,42 +5,40 @@ Each check returns a sentence, or raises InputError with the reason; `pmm check`
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from pmm.data import SegmentationData, open_dataset
 from pmm.errors import InputError
-from pmm.run.folder import located, project_root
+from pmm.run.folder import located
 from pmm.run.params import Params
+from pmm.threads import map_images
 
 Check = Callable[[], str]
 
 
 def all_checks(params: Params) -> Iterator[tuple[str, Check]]:
-    """Yield (name, check) in the order in which they are best read; those of the splits need the data set."""
+    """Yield (name, check), what answers at once before what reads the data, downloads last.
+
+    Those of the splits need the data set; the caller runs each check before it asks for the next.
+    """
     yield "device", partial(check_device, params)
     yield "dense CRF", partial(check_crf, params)
-    yield "backbone", partial(check_backbone, params)
-    yield "segmentation model", partial(check_segmenter, params)
     if params.dataset == "scenes":
         yield "data", partial(check_scenes, params)
-        return
-    opened: list[SegmentationData] = []
-    yield "data", partial(_open, params, opened)
-    if not opened:  # the caller runs each check before it asks for the next
-        return
-    train, val = params.train_split, params.val_split
-    yield f"split {train}", partial(check_split, opened[0], train, needs_labels=True)
-    if val:
-        yield f"split {val}", partial(check_split, opened[0], val, needs_masks=True)
+    else:
+        opened: list[SegmentationData] = []
+        yield "data", partial(_open, params, opened)
+        for data in opened:
+            yield f"split {params.train_split}", partial(check_split, data, params.train_split, needs_labels=True)
+            if params.val_split:
+                yield f"split {params.val_split}", partial(check_split, data, params.val_split, needs_masks=True)
+    yield "backbone", partial(check_backbone, params)
+    yield "segmentation model", partial(check_segmenter, params)
 
 
 def check_device(params: Params) -> str:
@@ -87,7 +85,7 @@ def check_scenes(params: Params) -> str:
 
 
 def _open(params: Params, opened: list[SegmentationData]) -> str:
-    opened.append(open_dataset(params.dataset, project_root() / Path(params.data_dir).expanduser()))
+    opened.append(open_dataset(params.dataset, located(params.data_dir)))
     return f"{opened[0].name}, {len(opened[0].class_names) - 1} classes"
 
 
@@ -104,31 +102,28 @@ def check_split(data: SegmentationData, split: str, needs_labels: bool = False, 
         InputError: files that cannot be read (their number and the first reason); no label or no mask at all.
     """
     ids = data.ids(split)
-    found = _read_all(data, ids, f"split {split}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read = map_images(partial(_read, data), ids)
+        found = list(tqdm(read, total=len(ids), desc=f"split {split}", leave=False, disable=None))
     wrong = [result for result in found if isinstance(result, InputError)]
     if wrong:
         raise InputError(f"{len(wrong)} of {len(ids)} images are unusable; first: {wrong[0]}")
-    unlabelled = sum(not labels for labels, _ in found)
-    masks = sum(mask for _, mask in found)
-    if needs_labels and unlabelled == len(ids):
+    labelled, masks = (sum(map(bool, column)) for column in zip(*found, strict=True))
+    if needs_labels and not labelled:
         raise InputError(f"none of the {len(ids)} images has a label; the classifier has nothing to learn")
     if needs_masks and not masks:
         raise InputError(f"none of the {len(ids)} images has a mask; write val_split: '' to measure nothing")
-    return f"{len(ids)} images decode, {len(ids) - unlabelled} have labels, {masks} have masks"
+    return f"{len(ids)} images decode, {labelled} have labels, {masks} have masks"
 
 
-def _read_all(data: SegmentationData, ids: Sequence[str], title: str) -> list[Any]:
-    def read(image_id: str) -> tuple[int, bool] | InputError:
-        """Decode one image and its mask; return its number of labels and whether it has a mask, or the error."""
-        try:
-            data.image(image_id)
-            has_mask = data.has_mask(image_id)
-            if has_mask:
-                data.mask(image_id)
-            return len(data.labels(image_id)), has_mask
-        except InputError as error:
-            return error
-
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")
-        return list(tqdm(pool.map(read, ids), total=len(ids), desc=title, leave=False, disable=None))
+def _read(data: SegmentationData, image_id: str) -> tuple[int, bool] | InputError:
+    """Decode one image and its mask; return its number of labels and whether it has a mask, or the error."""
+    try:
+        data.image(image_id)
+        has_mask = data.has_mask(image_id)
+        if has_mask:
+            data.mask(image_id)
+        return len(data.labels(image_id)), has_mask
+    except InputError as error:
+        return error

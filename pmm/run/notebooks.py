@@ -2,14 +2,20 @@
 
 The executed copies, with all figures and tables, land in `runs/<run_name>/notebooks/`; seconds and peak
 memory of every notebook go into `manifest.json`; `report.html` is written last. Finished stages are reused,
-so a run that was interrupted goes on where it stopped when it is started again. papermill and nbformat take
-seconds to import; they come after the first kernel has been started, which takes as long.
+so a run that was interrupted goes on where it stopped when it is started again.
+
+Starting Python and importing torch takes seconds, and a notebook rarely keeps every core busy. So while one notebook
+runs, the next one's kernel starts and executes that notebook's import statements, and imports what its trainings
+will need; nothing of it is left in the notebook's namespace. papermill, nbformat and nbconvert take seconds, too: they
+are imported after the first kernel has been started.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
+import subprocess
 import sys
 import threading
 import time
@@ -17,16 +23,26 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import psutil
+import zmq
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from tqdm import tqdm
 
 from pmm.errors import InputError, MissingDependency
 from pmm.files import write_text
+from pmm.networks import LATE_IMPORTS
 from pmm.run.folder import RunFolder, project_root
-from pmm.run.kernels import RunningPython, kernels_ahead
-from pmm.run.pages import Page, export_page
-from pmm.run.params import Params
+from pmm.run.params import Params, open_run
+
+if TYPE_CHECKING:
+    from papermill.exceptions import PapermillExecutionError
+
+    from pmm.run.pages import Page
 
 USER_ERRORS = (InputError.__name__, MissingDependency.__name__)
 SAMPLE_SECONDS = 0.5
@@ -38,11 +54,6 @@ class NotebookError(RuntimeError):
     def __init__(self, message: str, traceback: str = ""):
         super().__init__(message)
         self.traceback = traceback
-
-
-def run_folder(params: Params) -> RunFolder:
-    """Return the folder of a run: below the project's root unless `runs_dir` is absolute."""
-    return RunFolder(project_root() / params.runs_dir / params.run_name)
 
 
 def find_notebooks(only: Sequence[str] | None = None, folder: Path | None = None) -> list[Path]:
@@ -99,21 +110,28 @@ def run_notebooks(
         The run's folder.
 
     Raises:
-        InputError: no such notebook, or a notebook met bad input; the message is the notebook's own line.
+        InputError: no such notebook, the run's folder belongs to other data, or a notebook met bad input; the message
+            is the notebook's own line.
         NotebookError: a notebook failed otherwise; the message names notebook, cell and executed copy.
     """
-    run = run_folder(params)
     chosen = find_notebooks(notebooks, folder)
+    run = open_run(params)
     pages: dict[str, Future[Page]] = {}
     with ThreadPoolExecutor(1) as beside:  # a notebook becomes a page while the next one runs
         for executed in _run_each(chosen, run, injected_parameters(params), verbose):
             if report:
-                pages[executed.stem] = beside.submit(export_page, executed)
+                pages[executed.stem] = beside.submit(_export, executed)
     if report:
         from pmm.run.report import write_report
 
         print(f"report: {write_report(run, {name: page.result() for name, page in pages.items()})}", flush=True)
     return run
+
+
+def _export(executed: Path) -> Page:
+    from pmm.run.pages import export_page
+
+    return export_page(executed)
 
 
 def _run_each(chosen: Sequence[Path], run: RunFolder, parameters: dict[str, Any], verbose: bool) -> Iterator[Path]:
@@ -125,15 +143,10 @@ def _run_each(chosen: Sequence[Path], run: RunFolder, parameters: dict[str, Any]
             with _Terminal(title, cells[notebook], verbose) as terminal:
                 facts = _run_one(notebook, kernel, run, parameters, terminal)
             print(f"{title}: done in {facts['seconds']:.0f} s, peak memory {facts['peak_memory_mib']} MiB", flush=True)
-            record_notebook(run, notebook.stem, facts)
+            manifest = run.manifest()
+            manifest["notebooks"] = {**manifest.get("notebooks", {}), notebook.stem: facts}
+            write_text(run.path / "manifest.json", json.dumps(manifest, indent=1))
             yield (run.path / "notebooks" / notebook.name).resolve()
-
-
-def record_notebook(run: RunFolder, name: str, facts: dict[str, Any]) -> None:
-    """Replace one notebook's entry in the section "notebooks" of manifest.json."""
-    manifest = run.manifest()
-    manifest["notebooks"] = {**manifest.get("notebooks", {}), name: facts}
-    write_text(run.path / "manifest.json", json.dumps(manifest, indent=1))
 
 
 def _run_one(
@@ -193,7 +206,7 @@ def _execute(
         ) from None
 
 
-def _translate(error: Any, notebook: Path, output: Path) -> Exception:
+def _translate(error: PapermillExecutionError, notebook: Path, output: Path) -> Exception:
     if error.ename == "KeyboardInterrupt":
         return KeyboardInterrupt()
     if error.ename in USER_ERRORS:
@@ -285,3 +298,88 @@ class _PeakMemory:
         while not self._stop.wait(SAMPLE_SECONDS):
             self.peak_mib = max(self.peak_mib, round(self._kernel.memory() / 2**20))
             self._on_sample()
+
+
+# --- kernels
+
+
+class RunningPython(AsyncKernelManager):
+    """Starts kernels with the running interpreter, whatever kernels the user has installed."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        if self.has_trait("transport_encryption") and zmq.has("curve"):
+            self.transport_encryption = "auto"  # newer kernels warn of a plain connection
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """Return a specification made here; nothing is looked up on disk."""
+        return KernelSpec(**get_kernel_dict())
+
+    async def start_kernel(self, **settings: Any) -> None:
+        """Start a kernel; its own log is dropped, what the notebook prints comes over the wire."""
+        await super().start_kernel(**{"stderr": subprocess.DEVNULL, **settings})
+
+    def memory(self) -> int:
+        """Return the resident memory of the kernel and its children in bytes; 0 when it has ended."""
+        used, started = 0, getattr(self.provisioner, "process", None)
+        with suppress(psutil.Error):
+            process = psutil.Process(started.pid) if started else None
+            for one in [process, *process.children(recursive=True)] if process else []:
+                with suppress(psutil.Error):
+                    used += one.memory_info().rss
+        return used
+
+
+def import_statements(notebook: Path) -> str:
+    """Return the top-level import statements of a notebook's code cells, one a line, and those of its trainings.
+
+    Args:
+        notebook: file of the notebook; a damaged one has none, cells that are no plain Python are passed over.
+    """
+    found, called = [], set()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            with suppress(SyntaxError):
+                tree = ast.parse("".join(cell["source"]) if cell["cell_type"] == "code" else "")
+                found += [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+                called |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    late = [f"import {', '.join(names)}" for stage, names in LATE_IMPORTS.items() if stage in called]
+    return "\n".join(found + late)
+
+
+@contextmanager
+def kernels_ahead(notebooks: Sequence[Path]) -> Iterator[Iterator[tuple[Path, RunningPython]]]:
+    """Give each notebook its kernel in turn; the next one's is always on its way.
+
+    A kernel ends when the next notebook is asked for, and all that are left when the block ends.
+
+    Args:
+        notebooks: files of the notebooks, in order; a kernel works in its notebook's folder.
+    """
+    alive: list[RunningPython] = []
+
+    def start(position: int) -> None:
+        """Start the kernel of one notebook, if there is one at that position; it imports before it answers."""
+        for notebook in notebooks[position : position + 1]:
+            alive.append(RunningPython())
+            warm_up = f"--IPKernelApp.exec_lines=exec({import_statements(notebook)!r}, {{}})"
+            run_sync(alive[-1].start_kernel)(cwd=str(notebook.parent), extra_arguments=[warm_up])
+
+    def in_turn() -> Iterator[tuple[Path, RunningPython]]:
+        """Hand out each notebook with its kernel, and start the next."""
+        for position, notebook in enumerate(notebooks):
+            start(position + 1)
+            yield notebook, alive[0]
+            _stop(alive.pop(0))
+
+    try:
+        start(0)
+        yield in_turn()
+    finally:
+        for kernel in alive:
+            _stop(kernel)
+
+
+def _stop(kernel: RunningPython) -> None:
+    run_sync(kernel.shutdown_kernel)(now=True)

@@ -6,12 +6,19 @@ A page stands alone: figures are embedded, equations are MathML, nothing is load
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from html import escape
+from html import escape, unescape
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import jinja2
+import nbformat
+from latex2mathml.converter import convert
+from markupsafe import Markup
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath, MathInlineParser
 
 import pmm
 from pmm.errors import InputError
@@ -21,30 +28,25 @@ from pmm.run.folder import RunFolder
 TEMPLATES = Path(__file__).parent / "templates"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NOTE = "(an interactive widget: open the notebook)\n"
-PLACE = "xTEXx{}xTEXx"
-CODE_OR_TEX = re.compile(
-    r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\s](?:[^$]*[^$\s])?)\$", re.S
-)
-HEADING = re.compile(r"^```.*?^```|^(?P<marks>#{1,3}) +(?P<title>[^\n]+?)\s*$", re.M | re.S)
 LEARN = re.compile(r"^\|\s*\*\*You learn\*\*\s*\|\s*(.+?)\s*\|\s*$", re.M)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One heading of a page: where it is, what it says, 1 for the page's title."""
+    """One heading of a page: the id to link to, its text as HTML, 1 for the page's title."""
 
     anchor: str
-    title: str
+    title: Markup
     level: int
 
 
 @dataclass(frozen=True)
 class Page:
-    """An exported notebook: name without suffix, title, what it teaches, its headings."""
+    """An exported notebook: name without suffix, title and what it teaches as HTML, its headings."""
 
     name: str
-    title: str
-    learn: str
+    title: Markup
+    learn: Markup
     parts: tuple[Part, ...]
 
     @property
@@ -53,16 +55,95 @@ class Page:
         return f"{self.name}.html"
 
 
-def templates() -> Any:
-    """Return the jinja2 environment of the templates; a name that a page lacks is an error."""
-    import jinja2
+class PageRenderer(IPythonRenderer):
+    """Renders Markdown with formulas as MathML and links to notebooks as links to their pages; notes its headings."""
 
+    def __init__(self, attachments: dict[str, dict[str, str]] | None = None, folder: str = ""):
+        super().__init__(escape=False, attachments=attachments)
+        self.folder = folder
+        self.parts: list[Part] = []
+
+    def inline_math(self, body: str) -> str:
+        """Translate the TeX of `$...$`."""
+        return _mathml(body, "inline")
+
+    def block_math(self, body: str) -> str:
+        """Translate the TeX of `$$...$$`."""
+        return _mathml(body, "block")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        """Translate an environment that stands without dollars."""
+        return _mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        """Link to the page of a numbered notebook, to anything else as it is."""
+        return super().link(text, re.sub(r"^(\d\d_\w+)\.ipynb", rf"{self.folder}\1.html", url), title)
+
+    def heading(self, text: str, level: int, **attrs: Any) -> str:
+        """Render a heading with nbconvert's anchor, and note it down to the third level."""
+        html = super().heading(text, level, **attrs)
+        if " id=" not in html.partition(">")[0]:  # a stray tag such as <more>: nbconvert cannot read it
+            text = escape(unescape(text))
+            html = super().heading(text, level, **attrs)
+        if level <= 3:
+            self.parts.append(Part(html.split('"')[1], Markup(text), level))
+        return html
+
+
+class DollarParser(MathInlineParser):
+    """Reads `$` as Pandoc does: the price of 5 $ and 6 $ is no formula."""
+
+    SPECIFICATION: ClassVar[dict[str, str]] = {
+        **MathInlineParser.SPECIFICATION,
+        "inline_math_tex": r"(?<![$\\])\$(?P<math_inline_tex>[^$\s](?:[^$]*[^$\s])?)\$",
+    }
+
+
+def to_html(markdown: str, renderer: PageRenderer | None = None) -> Markup:
+    """Render Markdown; formulas become MathML, and code where they cannot be translated; code stays as it is."""
+    return Markup(MarkdownWithMath(renderer or PageRenderer(), inline=DollarParser()).render(markdown))
+
+
+@jinja2.pass_context
+def cell_html(context: Mapping[str, Any], markdown: str, folder: str = "") -> str:
+    """Render the Markdown of a cell: nbconvert's filter `markdown2html`."""
+    return to_html(markdown, PageRenderer(context.get("cell", {}).get("attachments"), folder))
+
+
+@jinja2.pass_context
+def voila_html(context: Mapping[str, Any], markdown: str) -> str:
+    """Render the Markdown of a cell for `make explore`: Voila serves a run's files, so links lead to its pages."""
+    return cell_html(context, markdown, "voila/files/notebooks/")
+
+
+@cache
+def _mathml(tex: str, display: str) -> str:
+    known = re.sub(r"\\\\\[\w+\]", r"\\\\", tex.strip())  # a line break without its distance
+    known = known.replace(r"\arg", r"\operatorname{arg}")
+    try:
+        html = convert(known, display=display)
+    except Exception:  # the converter raises a kind of its own for each mistake
+        html = "\\"
+    if "\\" in html:  # an unknown command is left as it is
+        return f"<code>{escape(tex)}</code>"
+    return html.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML knows <math> by its name
+
+
+def templates() -> jinja2.Environment:
+    """Return the environment of the templates; a name that a page lacks is an error."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+    )
+
+
+@cache
+def _exporter() -> HTMLExporter:
+    return HTMLExporter(
+        template_name="page", extra_template_basedirs=[str(TEMPLATES)], filters={"markdown2html": cell_html}
     )
 
 
@@ -87,122 +168,53 @@ def export_notebooks(run: RunFolder, done: Mapping[str, Page] | None = None) -> 
 def export_page(path: Path) -> Page:
     """Write one executed notebook as an HTML page beside it.
 
-    Links between notebooks lead to the pages; widgets, dead without a kernel, become a line of text.
+    Links between notebooks lead to the pages; a widget, dead without a kernel, leaves the picture that stands
+    beside it in the notebook, or a line of text; progress bars leave nothing.
 
     Raises:
         InputError: the executed copy is damaged.
     """
-    import nbformat
-
     try:
         document = nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat raises many kinds, none of them useful to a reader
         raise InputError(f"{path}: no readable notebook ({type(error).__name__}); delete it and run again") from None
-    parts = mark_headings(document)
-    text = "\n".join(cell.source for cell in document.cells if cell.cell_type == "markdown")
-    title = next((part.title for part in parts if part.level == 1), path.stem)
+    text = "\n\n".join(cell.source for cell in document.cells if cell.cell_type == "markdown")
+    parts = headings(document)
+    title = next((part.title for part in parts if part.level == 1), Markup.escape(path.stem))
     learn = LEARN.search(text)
-    for cell in document.cells:
-        if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", cell.source)
-    resources = {"metadata": {"name": title}, "parts": [part for part in parts if part.level > 1]}
+    resources = {"metadata": {"name": title.striptags()}, "parts": [part for part in parts if part.level > 1]}
     html, _ = _exporter().from_notebook_node(_without_widgets(document), resources)
     write_text(path.with_suffix(".html"), html)
-    return Page(path.stem, title, _plain(learn[1]) if learn else "", tuple(parts))
+    return Page(path.stem, title, to_html(f"You learn {learn[1]}") if learn else Markup(), tuple(parts))
 
 
-def _mathml(tex: str, display: str) -> str:
-    from latex2mathml.converter import convert
-
-    known = re.sub(r"\\\\\[\w+\]", r"\\\\", tex.strip())  # a line break without its distance
-    known = known.replace(r"\arg", r"\operatorname{arg}")
-    try:
-        html = convert(known, display=display)
-    except Exception:  # the converter raises a kind of its own for each mistake
-        html = "\\"
-    return f"<code>{escape(tex)}</code>" if "\\" in html else html  # an unknown command is left as it is
-
-
-@cache
-def _exporter() -> Any:
-    from jinja2 import pass_context
-    from nbconvert import HTMLExporter
-
-    class Exporter(HTMLExporter):  # here, because importing nbconvert takes a second
-        """Translates the TeX of texts and of Markdown outputs."""
-
-        @pass_context
-        def markdown2html(self, context: Any, source: str) -> str:
-            """Render Markdown, TeX included."""
-            return translate_tex(source, lambda text: super(Exporter, self).markdown2html(context, text))
-
-    # embed_images would close each HTML tag of a text by itself, and so unfold every <details>
-    return Exporter(template_name="page", extra_template_basedirs=[str(TEMPLATES)], embed_images=False)
-
-
-def translate_tex(markdown: str, render: Callable[[str], str]) -> str:
-    """Render Markdown with its TeX, `$inline$` and `$$block$$`, as MathML; code stays as it is.
-
-    TeX that cannot be translated stays readable, as code.
-
-    Args:
-        markdown: the text.
-        render: makes HTML of Markdown; it sees a plain word in place of each formula.
-    """
-    formulas: list[str] = []
-
-    def take(found: re.Match[str]) -> str:
-        """Keep code; keep the place of a formula."""
-        if found["code"]:
-            return found["code"]
-        formulas.append(_mathml(found["block"] or found["inline"], "block" if found["block"] else "inline"))
-        return PLACE.format(len(formulas) - 1)
-
-    def put(found: re.Match[str]) -> str:
-        """Put a formula into its place; an attribute of a tag goes without it."""
-        return re.sub(PLACE.format(r"\d+"), "", found["tag"]) if found["tag"] else formulas[int(found["number"])]
-
-    html = render(CODE_OR_TEX.sub(take, markdown))
-    return re.sub(r"(?P<tag><[^>]*>)|" + PLACE.format(r"(?P<number>\d+)"), put, html)
-
-
-def mark_headings(document: Any) -> list[Part]:
-    """Put an anchor before each heading of a notebook's text, in place, and return them in order.
-
-    Args:
-        document: notebook node; headings inside fenced code are passed over.
-    """
-    parts: list[Part] = []
-
-    def mark(found: re.Match[str]) -> str:
-        """Note a heading and return it with its anchor; keep code."""
-        if not found["marks"]:
-            return found[0]
-        parts.append(Part(f"part-{len(parts) + 1}", _plain(found["title"]), len(found["marks"])))
-        return f'{found["marks"]} <a id="{parts[-1].anchor}"></a>{found["title"]}'
-
+def headings(document: nbformat.NotebookNode) -> list[Part]:
+    """Return the headings of a notebook's text, three levels, in order."""
+    renderer = PageRenderer()
     for cell in document.cells:
         if cell.cell_type == "markdown":
-            cell.source = HEADING.sub(mark, cell.source)
-    return parts
+            renderer.attachments = cell.get("attachments", {})
+            to_html(cell.source, renderer)
+    return renderer.parts
 
 
-def _plain(markdown: str) -> str:
-    """Return a line of Markdown without its marks; TeX subscripts become plain words such as c_v."""
-    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", markdown)
-    return re.sub(r"[`$]|\*\*", "", text).strip()
-
-
-def _without_widgets(document: Any) -> Any:
-    note = type(document)({"output_type": "stream", "name": "stdout", "text": NOTE})
+def _without_widgets(document: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in document.cells:
         if cell.cell_type == "code":
-            cell.outputs = [note if WIDGET in o.get("data", {}) else o for o in cell.outputs if not _is_bar(o)]
+            cell.outputs = [_still(output) for output in cell.outputs if not _is_bar(output)]
     document.metadata.pop("widgets", None)
     return document
 
 
-def _is_bar(output: Any) -> bool:
+def _still(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return an output without its widget: what a page without a kernel can show."""
+    if WIDGET not in output.get("data", {}):
+        return output
+    del output.data[WIDGET]
+    return output if set(output.data) - {"text/plain"} else nbformat.v4.new_output("stream", text=NOTE)
+
+
+def _is_bar(output: nbformat.NotebookNode) -> bool:
     """Tell a progress bar of tqdm by its text, `epoch: 50%|#####     | 1/2`; other widgets have none like it."""
     data = output.get("data", {})
     return WIDGET in data and re.search(r"\d+%\|.*\|", "".join(data.get("text/plain", ""))) is not None

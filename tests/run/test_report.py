@@ -13,7 +13,7 @@ from PIL import Image
 from pmm.errors import InputError
 from pmm.run.folder import RunFolder
 from pmm.run.pages import WIDGET
-from pmm.run.report import chapters, describe, shown, table, write_report
+from pmm.run.report import chapters, describe, figures, shown, table, write_report
 
 SECTION = {
     "title": "Masks & models <b>",
@@ -113,6 +113,31 @@ def test_tables_apply_one_rule():
     assert plain["rows"] == [["val_map", "50.0 %"], ["deep images", "3"]]
 
 
+def test_a_setting_is_shown_as_it_is():
+    listed = table({"s": 0.3, "best": {"alpha": 0.5, "miou": 0.25}, "loss": 0.125, "share of the bound": 0.5})
+    expected = [["s", "0.3"], ["best alpha", "0.5"], ["best miou", "25.0 %"], ["loss", "0.125"]]
+    assert listed["rows"] == [*expected, ["share of the bound", "50.0 %"]]
+    assert table({"columns": ["s", "mIoU"], "rows": [[0.3, 0.5]]})["rows"] == [["0.3", "50.0 %"]]
+    assert shown(0.3, share=False) == "0.3"
+
+
+def test_the_report_opens_with_the_picture_of_all_stages_and_the_table_that_sums_up(run):
+    Image.new("RGB", (30, 20)).save(run.path / "figures" / "06_story.png")
+    for name in ("01_data", "06_this_run", "03_smoothing"):
+        run.record_metrics(name, {**SECTION, "title": f"table of {name}"})
+    page = write_report(run).read_text(encoding="utf-8")
+    order = ('alt="06 story"', "<h3>table of 06_this_run", ">How it was made<", "<h3>Masks &amp; models")
+    order += ("<h3>table of 03_smoothing", "<h3>table of 01_data", "<figcaption>Four masks.", ">Settings<")
+    places = [page.index(words, page.index("<main>")) for words in order]
+    assert places == sorted(places)
+    assert page.count('alt="06 story"') == page.count("<h3>table of 06_this_run") == 1
+
+
+def test_a_long_table_is_folded(run):
+    run.record_metrics("07_grid", {"title": "Long", "columns": ["s"], "rows": [["0.1"]] * 25})
+    assert "All 25 rows" in write_report(run).read_text(encoding="utf-8")
+
+
 def test_the_head_says_what_the_numbers_hang_on():
     facts = describe({"dataset": "scenes", "seg_crf": True, "n_train": 12, "variant": "paper"})
     assert "cannot be compared" in facts["Data set"] and "12 scenes" in facts["Training split"]
@@ -126,7 +151,7 @@ def test_figures_stand_in_the_order_in_which_they_were_drawn(run):
     for seconds, name in enumerate(("04_z.png", "04_gallery.png")):
         Image.new("RGB", (30, 20)).save(run.path / "figures" / name)
         os.utime(run.path / "figures" / name, (seconds, seconds))
-    drawn = [(c["title"], [f["caption"] for f in c["figures"]]) for c in chapters(run, [])]
+    drawn = [(c["title"], [f["caption"] for f in c["figures"]]) for c in chapters(figures(run), [])]
     assert drawn == [
         ("Notebook 04", ["04 z", "Four masks."]),
         ("Notebook 05", ["05 without caption"]),
@@ -157,6 +182,8 @@ def test_an_empty_run_still_gives_a_page(tmp_path):
     (tmp_path / "params.yaml").write_text("run_name: x\n")
     page = write_report(RunFolder(tmp_path)).read_text(encoding="utf-8")
     assert "No table yet" in page and "No figure yet" in page and "No notebook has run yet" in page
+    assert re.findall(r"<h2[^>]*>(.*?)</h2>", page) == ["Result", "How it was made", "Settings"]
+    assert "<h3>" not in page
 
 
 def test_damaged_input_is_one_line(run, tmp_path):
