@@ -8,9 +8,8 @@ import re
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import ipywidgets as widgets
 import yaml
@@ -155,8 +154,7 @@ class State(Protocol):
         """Return the setting under the names of `pmm.run.params.Params`."""
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """What a panel shows now."""
 
     scene: ExplorerScene
@@ -193,16 +191,14 @@ class Panel:
         if folded[1]:
             rows.append(widgets.Accordion([_row(controls[name] for name in folded[1])], titles=(folded[0],)))
         outputs = [*self.main.widgets, *(self.slow.widgets if chart else [])]
-        self.widget = widgets.VBox([*rows, self.warning, *outputs, self._tools()])
-
-    def _tools(self) -> widgets.Widget:
         reset = widgets.Button(description="Reset", tooltip="all sliders to the parameters of this run")
         save = widgets.Button(description="Save picture", tooltip="write the picture into the run folder, as PNG")
         reset.on_click(self.reset)
         save.on_click(self.save)
         help_text = widgets.HTML("Copy these values as parameters: select all and copy into a file of params/.")
         copy = widgets.Accordion([widgets.VBox([help_text, self.yaml])], titles=("These values as parameters (YAML)",))
-        return widgets.VBox([widgets.HBox([reset, save, self.saved]), copy])
+        tools = widgets.HBox([reset, save, self.saved])
+        self.widget = widgets.VBox([*rows, self.warning, *outputs, tools, copy])
 
     def values(self) -> dict[str, Any]:
         """Return what the controls say; rounded, since a step of 0.05 must not give 0.15000000000000002."""
@@ -271,8 +267,7 @@ class Panel:
         return path
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What the page is to show: a panel, a picture, the values of the controls."""
 
     panel: Panel
@@ -324,7 +319,7 @@ class Explorer(widgets.VBox):
         return Request(self.panel, self.picker.source, self.panel.values())
 
     def _serve(self, request: Request, is_stale: Stop) -> None:
-        scene = self.picker.scene(request.source)
+        scene = request.source.scene()
         self.picker.describe(request.source)
         request.panel.show(scene, request.values)
         if self.problem.value:

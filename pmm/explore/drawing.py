@@ -28,6 +28,8 @@ CELL = (292, 219)
 GAP, TITLE, LEGEND = 12, 28, 26
 """Pixels between cells, and the height of a cell's title and of the line of class colours."""
 WIDTH = 4 * CELL[0] + 3 * GAP
+WHOLE, HALF = (WIDTH, CELL[1]), ((WIDTH - GAP) // 2, CELL[1])
+"""Cells of a row that has only one or two."""
 FINE = 2
 """Lines of charts are drawn so many times larger and then reduced, which smooths them."""
 TEXT = 15
@@ -60,17 +62,7 @@ class View:
 
 
 def show_view(view: View, caption: str, name: str | None = None, run: RunFolder | Path | None = None) -> None:
-    """Display a view as a still figure with its alternative text, and keep it like the notebooks' other figures.
-
-    Args:
-        view: what a view function returned.
-        caption: one sentence under the figure.
-        name: file name without suffix, beginning with the notebook's number.
-        run: run folder; with name, it gets figures/<name>.png.
-
-    Raises:
-        InputError: name does not begin with two digits and `_`.
-    """
+    """Display a view as a still figure and keep it like the notebooks' other figures, see `pmm.figures.style.show`."""
     from IPython.display import display
 
     png = to_png(view.picture)
@@ -149,12 +141,7 @@ def _coloured(numbers: np.ndarray, table: np.ndarray) -> Image.Image:
 
 
 def class_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Lay class colours over a pale grey copy of an image, so that a class has one colour everywhere.
-
-    Args:
-        image: (H, W, 3) uint8.
-        mask: (H, W) uint8 of the same size; IGNORE_INDEX becomes white.
-    """
+    """Lay the class colours of a mask (H, W) uint8 over a pale image (H, W, 3) uint8; IGNORE_INDEX becomes white."""
     share = [round(255 * 0.75)] * 256
     share[0], share[IGNORE_INDEX] = 0, 255
     part = Image.fromarray(mask).point(share)
@@ -163,8 +150,9 @@ def class_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def pale(image: np.ndarray) -> np.ndarray:
     """Return a grey, light copy of an image (H, W, 3), on which colours stand out."""
-    grey = np.asarray(Image.fromarray(image).convert("L"))
-    return np.repeat((110 + grey // 2)[..., None], 3, axis=2)
+    return np.asarray(
+        Image.fromarray(image).convert("L").point([110 + grey // 2 for grey in range(256)]).convert("RGB")
+    )
 
 
 def border(region: np.ndarray) -> np.ndarray:
@@ -189,14 +177,10 @@ def in_cell(picture: np.ndarray, cell: tuple[int, int] = CELL) -> np.ndarray:
     """Put a picture into the middle of a cell of fixed size, shrunk or enlarged to fit."""
     if picture.shape[1::-1] == cell:
         return picture
-    fitted, out = shrink(picture, cell), _paper(*cell)
+    fitted, out = shrink(picture, cell), np.full((cell[1], cell[0], 3), PAPER, np.uint8)
     top, left = (cell[1] - fitted.shape[0]) // 2, (cell[0] - fitted.shape[1]) // 2
     out[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted
     return out
-
-
-def _paper(width: int, height: int) -> np.ndarray:
-    return np.full((height, width, 3), PAPER, np.uint8)
 
 
 @lru_cache(maxsize=16)
@@ -240,11 +224,6 @@ def name_tag(picture: np.ndarray, text: str, rgb: RGB = (0, 0, 0)) -> np.ndarray
     return np.asarray(image)
 
 
-def wide_cell(n_cells: int) -> tuple[int, int]:
-    """Return width and height of a cell in a row of `n_cells`."""
-    return (WIDTH - (n_cells - 1) * GAP) // n_cells, CELL[1]
-
-
 def grid(rows: Sequence[Sequence[Cell]], legend: Mapping[int, str] | None = None) -> np.ndarray:
     """Set titled pictures in rows of equal width, with a legend of class colours below.
 
@@ -256,9 +235,9 @@ def grid(rows: Sequence[Sequence[Cell]], legend: Mapping[int, str] | None = None
         (H, W, 3) uint8, of a size that depends only on the number of rows.
     """
     step = TITLE + CELL[1] + GAP
-    page = _paper(WIDTH, len(rows) * step + LEGEND)
+    page = np.full((len(rows) * step + LEGEND, WIDTH, 3), PAPER, np.uint8)
     for top, cells in zip(range(0, len(rows) * step, step), rows, strict=True):
-        cell = wide_cell(len(cells))
+        cell = (WIDTH - (len(cells) - 1) * GAP) // len(cells), CELL[1]
         for place, (title, picture) in enumerate(cells):
             across = slice(place * (cell[0] + GAP), place * (cell[0] + GAP) + cell[0])
             page[top : top + TITLE, across] = _title(title, cell[0])
@@ -331,9 +310,8 @@ class Chart:
         across, up = (min(max(v, 0.0), 1.0) for v in (across, up))
         return self.left + across * (self.right - self.left), self.bottom - up * (self.bottom - self.top)
 
-    def _fine(self, x: float, y: float) -> tuple[float, float]:
-        column, row = self.place(x, y)
-        return column * FINE, row * FINE
+    def _fine(self, x: float, y: float) -> tuple[float, ...]:
+        return tuple(FINE * pixel for pixel in self.place(x, y))
 
     def text(self, column: float, row: float, text: str, colour: RGB = INK, anchor: str = "la") -> Chart:
         """Write a text at a pixel; Pillow's anchor says which of its corners lies there."""
@@ -400,13 +378,7 @@ class Chart:
 
 
 def share_bars(shares: Mapping[str, float], colours: Sequence[RGB], notes: Sequence[str]) -> np.ndarray:
-    """Draw named horizontal bars of values in 0..1, each with its number and a short note, as a cell.
-
-    Args:
-        shares: name -> value; NaN draws no bar.
-        colours: one a bar.
-        notes: one a bar, such as the difference to an earlier value; "" for none.
-    """
+    """Draw a horizontal bar a value in 0..1 with its name, its number and a short note, as a cell; none for NaN."""
     image = Image.new("RGB", CELL, PAPER)
     draw, full = ImageDraw.Draw(image), CELL[0] - 16
     step = min(44, CELL[1] // max(len(shares), 1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from pmm.figures.palette import palette
 from pmm.method import IGNORE_INDEX
 from pmm.method.crf import CRFSettings
 from pmm.method.metrics import confusion_matrix, iou_per_class, mean_iou
-from pmm.method.pseudo_mask import PpmgSteps, crf_pseudo_mask_steps, ppmg_steps, threshold_pseudo_mask
+from pmm.method.pseudo_mask import crf_pseudo_mask_steps, ppmg_steps, threshold_pseudo_mask
 from pmm.method.smoothing import MIN_EXPONENT, VARIANTS
 from pmm.run.experiment import Experiment
 from pmm.studies.sweeps import judged_ids
@@ -35,6 +35,12 @@ METHODS = {"ppmg": "PPMG", "crf": "joint CRF", "threshold": "CAM threshold"}
 CRF_NAMES = ("iterations", "gauss_sxy", "gauss_compat", "bilateral_sxy", "bilateral_srgb", "bilateral_compat")
 ALPHAS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0)
+SWEPT = {
+    "ppmg": (("alpha", ALPHAS), ("s", STRENGTHS)),
+    "crf": (("alpha", ALPHAS), ("", ())),
+    "threshold": (("", ()), ("", ())),
+}
+"""Method -> fields of the state over which the two charts go, with their values; "" for a slider it does not use."""
 SCORED_SCENES, KEPT_SCORES = 6, 100
 """Scenes that the chart scores together, and how many settings of each it remembers."""
 PAUSE = 1.0
@@ -95,22 +101,14 @@ class MaskState:
 class MaskResult:
     """A pseudo-mask with its steps and, against ground truth, its quality."""
 
-    mask: np.ndarray
-    """(H, W) uint8."""
-    smoothed: np.ndarray
-    """(C, H, W) float32: the maps that enter the CRF."""
-    background: np.ndarray
-    """(C, H, W) or (1, H, W) float32: one score a class in PPMG, one for all else."""
-    posterior: np.ndarray
-    """(C, H, W) float32 or bool: what decides where each class is."""
-    share: np.ndarray | None
-    """(C, H, W) float32 in [0, 1], proportion inside the class's mask over its maximum; None without PPMG."""
-    wanted: np.ndarray
-    """(C,) 1 - s * c_v as the equation says; ones where nothing is smoothed."""
-    iou: dict[int, float]
-    """Class id -> IoU against ground truth; empty without."""
-    mean_iou: float
-    """NaN without ground truth."""
+    mask: np.ndarray  # (H, W) uint8
+    smoothed: np.ndarray  # (C, H, W) float32: the maps that enter the CRF
+    background: np.ndarray  # (C, H, W) or (1, H, W) float32: one score a class in PPMG, one for all else
+    posterior: np.ndarray  # (C, H, W) float32 or bool: what decides where each class is
+    share: np.ndarray | None  # (C, H, W) in [0, 1], proportion inside the class's mask over its maximum; PPMG alone
+    wanted: np.ndarray  # (C,) 1 - s * c_v as the equation says; ones where nothing is smoothed
+    iou: dict[int, float]  # class id -> IoU against ground truth; empty without
+    mean_iou: float  # NaN without ground truth
 
 
 Earlier = tuple[MaskState, MaskResult] | None
@@ -141,13 +139,9 @@ def _made(scene: ExplorerScene, state: MaskState) -> MaskResult:
         options = {"s": state.s, "alpha": state.alpha, "t": state.t, "variant": state.variant}
         steps = ppmg_steps(scene.image, cam, ids, crf=scene.crf(state.crf), **options)
         mask, smoothed, background, posterior = steps.mask, steps.smoothed, steps.background, steps.posterior
-        share, wanted = _relative_share(steps), 1 - state.s * steps.c_v.astype(np.float64)
+        share, wanted = steps.foreground * steps.proportion, 1 - state.s * steps.c_v.astype(np.float64)
+        share /= np.maximum(share.max(axis=(1, 2), keepdims=True, initial=0), np.finfo(np.float32).tiny)
     return MaskResult(mask, smoothed, background, posterior, share, wanted, *_quality(scene, mask))
-
-
-def _relative_share(steps: PpmgSteps) -> np.ndarray:
-    share = steps.foreground * steps.proportion
-    return share / np.maximum(share.max(axis=(1, 2), keepdims=True, initial=0), np.finfo(np.float32).tiny)
 
 
 def _quality(scene: ExplorerScene, mask: np.ndarray) -> tuple[dict[int, float], float]:
@@ -160,11 +154,6 @@ def _quality(scene: ExplorerScene, mask: np.ndarray) -> tuple[dict[int, float], 
 
 def masks_view(scene: ExplorerScene, state: MaskState, before: Earlier = None) -> View:
     """Draw the steps of one class, the mask, the ground truth, what changed, and the IoU.
-
-    Args:
-        scene: what is looked at.
-        state: the setting.
-        before: an earlier setting of the same scene and its result, to compare with.
 
     Raises:
         InputError: the class is not in the image, or a value of the state is out of range.
@@ -287,23 +276,16 @@ class ScoreCurves:
         return scene.remember("confusion", state.key(), make, KEPT_SCORES)
 
     def view(self, state: MaskState, stop: Stop = lambda: False) -> View | None:
-        """Draw mean IoU over alpha and over s with the current setting marked; its other values hold along the curves.
-
-        Args:
-            state: the current setting.
-            stop: asked before each piece of work; True breaks off.
-
-        Returns:
-            None if `stop` broke it off.
-        """
+        """Draw mean IoU over alpha and over s around a setting; None if `stop`, asked scene by scene, broke it off."""
         if not self.scenes:
             note = "no chart of mean IoU: no training image of this run has ground truth"
-            return View(drawing.grid([[("", drawing.message(note, drawing.wide_cell(1)))]]), (note,), note)
+            return View(drawing.grid([[("", drawing.message(note, drawing.WHOLE))]]), (note,), note)
         try:
             here = self.mean_iou(state, stop)
-            cells, best = zip(*(self._curve(state, here, *swept, stop) for swept in _swept(state)), strict=True)
+            curves = [self._curve(state, here, *swept, stop) for swept in SWEPT[state.method]]
         except _Stopped:
             return None
+        cells, best = zip(*curves, strict=True)
         known = f"mean IoU of {len(self.scenes)} scenes together against ground truth"
         text = f"{known}: {100 * here:.1f} % at {state.short()}", "; ".join(filter(None, best))
         return View(drawing.grid([cells]), text, ". ".join(text) + ".", {"mean_iou": here})
@@ -312,24 +294,18 @@ class ScoreCurves:
         self, state: MaskState, here: float, name: str, values: Sequence[float], stop: Stop
     ) -> tuple[drawing.Cell, str]:
         """Return the chart over one field of the state, and where it is highest."""
-        size = drawing.wide_cell(2)
         if not name:
-            return ("", drawing.message(f"{METHODS[state.method]} does not use this slider", size)), ""
+            return ("", drawing.message(f"{METHODS[state.method]} does not use this slider", drawing.HALF)), ""
         scores = [self.mean_iou(replace(state, **{name: value}), stop) for value in values]
         log, now = name == "alpha", getattr(state, name)
-        ends = (min(values[0], now), max(values[-1], now)) if log else (0.0, max(values[-1], now))
-        ticks = [v for v in values if not log or v in ALPHAS[::2] or v == ALPHAS[-1]]
-        chart = Chart(ends, (0, 1), name, "", ticks, log=log, percent=True, size=size)
+        ends = (min(values[0], now), max(values[-1], now))
+        ticks = [*values[::2], values[-1]] if log else values
+        chart = Chart(ends, (0, 1), name, "", ticks, log=log, percent=True, size=drawing.HALF)
         chart.curve(values, scores, BLUE, dots=True).mark(now, f"{name} {now:.3g}", GREY).dot(now, here, VERMILION)
         chart.key((f"{100 * here:.1f} % now", VERMILION))
         place = int(np.nanargmax(scores))
         title = f"mean IoU over {name}, {len(self.scenes)} scenes (ground truth: to look at, it chooses nothing)"
         return (title, chart.picture()), f"over {name} the highest is {100 * scores[place]:.1f} % at {values[place]:g}"
-
-
-def _swept(state: MaskState) -> list[tuple[str, Sequence[float]]]:
-    alpha, strength, nothing = ("alpha", ALPHAS), ("s", STRENGTHS), ("", ())
-    return {"ppmg": [alpha, strength], "crf": [alpha, nothing], "threshold": [nothing, nothing]}[state.method]
 
 
 class _Compared:
@@ -378,7 +354,10 @@ def masks_panel(experiment: Experiment) -> Panel:
         crf = replace(run_crf, **{name: values.pop(name) for name in CRF_NAMES})
         return MaskState(**values, crf=crf)
 
-    curves = cache(lambda: ScoreCurves.of(experiment))
+    def chart(state: MaskState, stop: Stop) -> View | None:
+        """Score several images, read when first asked for."""
+        return curves().view(state, stop)
+
+    curves = cache(partial(ScoreCurves.of, experiment))
     folded = "Strengths of the dense CRF", [name for name in controls if name in CRF_NAMES]
-    chart = lambda state, stop: curves().view(state, stop)  # noqa: E731
     return Panel(experiment, "Pseudo-mask", "masks", controls, state, _Compared(), chart, folded)

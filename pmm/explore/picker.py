@@ -9,8 +9,8 @@ import uuid
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -184,18 +184,21 @@ def read_upload(content: bytes, name: str) -> tuple[np.ndarray, str]:
     Raises:
         InputError: it is no image, or too small to look at.
     """
-    pixels = _decode(bytes(content), name or "upload")
-    height, width = pixels.shape[:2]
-    if min(height, width) < SHORTEST_SIDE:
-        raise InputError(f"{name}: found {width} x {height} pixels; give at least {SHORTEST_SIDE} on the shorter side")
-    if max(height, width) <= LONGEST_SIDE:
-        return pixels, ""
-    factor = LONGEST_SIDE / max(height, width)
-    size = (round(width * factor), round(height * factor))
+    pixels = _decode(content, name or "upload")
+    size = pixels.shape[1::-1]
     if min(size) < SHORTEST_SIDE:
-        raise InputError(f"{name}: {width} x {height} pixels are too long and thin; cut the picture first")
-    smaller = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
-    return smaller, f"{name}: made smaller, from {width} x {height} to {size[0]} x {size[1]} pixels"
+        raise InputError(f"{name}: found {_by(size)} pixels; give at least {SHORTEST_SIDE} on the shorter side")
+    if max(size) <= LONGEST_SIDE:
+        return pixels, ""
+    smaller = tuple(round(side * (LONGEST_SIDE / max(size))) for side in size)
+    if min(smaller) < SHORTEST_SIDE:
+        raise InputError(f"{name}: {_by(size)} pixels are too long and thin; cut the picture first")
+    picture = Image.fromarray(pixels).resize(smaller, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return np.asarray(picture), f"{name}: made smaller, from {_by(size)} to {_by(smaller)} pixels"
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, size))
 
 
 def _decode(content: bytes, name: str) -> np.ndarray:
@@ -206,8 +209,7 @@ def _decode(content: bytes, name: str) -> np.ndarray:
         try:
             return read_image(path)
         except InputError as error:
-            reason = str(error).replace(str(path), name)
-            raise InputError(f"{reason}; give a JPEG, PNG or WebP file") from None
+            raise InputError(f"{str(error).replace(str(path), name)}; give a JPEG, PNG or WebP file") from None
 
 
 def load_photograph(content: bytes, name: str, first_id: int = 1) -> ExplorerScene:
@@ -240,7 +242,7 @@ def load_photograph(content: bytes, name: str, first_id: int = 1) -> ExplorerSce
     return ExplorerScene(name, image, cam, tuple(range(first_id, first_id + len(ranked))), names, note=note)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _imagenet_classifier() -> tuple[CamClassifier, torch.Tensor]:
     """Return the embedded network with its 1000-way classifier as a 1x1 convolution, and the classifier's bias."""
     state = embedded_imagenet_state()
@@ -262,12 +264,23 @@ def _likeliest(image: np.ndarray) -> list[int]:
 
 @dataclass(frozen=True)
 class Source:
-    """What is looked at: a training image by its id, or an uploaded photograph by its number from 1."""
+    """What is looked at: a training image, or some classes of an uploaded photograph."""
 
-    scene: str = ""
-    photograph: int = 0
-    chosen: tuple[int, ...] = ()
-    """Classes of the photograph to look at; empty for the likeliest."""
+    read: Callable[[], ExplorerScene]  # reads image or photograph, once
+    uploaded: bool = False
+    chosen: tuple[int, ...] = ()  # classes of the photograph to look at; empty for the likeliest
+
+    def scene(self) -> ExplorerScene:
+        """Return what is looked at.
+
+        Raises:
+            InputError: the image has no CAM, or the upload is no image.
+        """
+        whole = self.read()
+        if not self.uploaded:
+            return whole
+        ids = self.chosen or whole.class_ids[:1]
+        return whole.remember("only", ids, lambda: whole.only(ids))
 
 
 class ScenePicker:
@@ -281,9 +294,8 @@ class ScenePicker:
 
     def __init__(self, experiment: Experiment, changed: Callable[[], None], upload: bool = True):
         self.experiment, self._changed = experiment, changed
-        self._known: dict[Source, ExplorerScene] = {}
-        self._photographs: list[tuple[bytes, str]] = []
-        self._offered = 0
+        self._load = cache(partial(load_scene, experiment))
+        self._offered: ExplorerScene | None = None
         self.scenes, style = self._gallery()
         self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="Your own photograph")
         self.upload.layout.width = "220px"
@@ -295,33 +307,19 @@ class ScenePicker:
         self.found.observe(self._pick_classes, "value")
         own = [widgets.HBox([self.upload, self.found, self.note])] if upload else []
         self.widget = widgets.VBox([style, self.scenes, *own])
-        self.source = Source(scene=self.scenes.value)
-
-    def scene(self, source: Source) -> ExplorerScene:
-        """Return what a source stands for, read once.
-
-        Raises:
-            InputError: the image has no CAM, or the upload is no image.
-        """
-        if source.photograph:
-            whole = self._photograph(source.photograph)
-            ids = source.chosen or whole.class_ids[:1]
-            return whole.remember("only", ids, lambda: whole.only(ids))
-        if source not in self._known:
-            self._known[source] = load_scene(self.experiment, source.scene)
-        return self._known[source]
+        self.source = Source(partial(self._load, self.scenes.value))
 
     def describe(self, source: Source) -> None:
         """Say what is to be known of a source, and offer the classes of a photograph."""
-        self.found.layout.display = "" if source.photograph else "none"
-        if not source.photograph:
+        self.found.layout.display = "" if source.uploaded else "none"
+        if not source.uploaded:
             self.note.value = ""
             return
-        whole = self._photograph(source.photograph)
+        whole = source.read()
         made = "The CAM comes from ImageNet's classes of the embedded network: choose one or more."
         self.note.value = html.escape(" ".join([made, whole.note]))
-        if self._offered != source.photograph:
-            self._offered = source.photograph
+        if self._offered is not whole:
+            self._offered = whole
             self.found.unobserve(self._pick_classes, "value")
             self.found.options = [(name, i) for i, name in zip(whole.class_ids, whole.names, strict=True)]
             self.found.value = whole.class_ids[:1]
@@ -329,28 +327,21 @@ class ScenePicker:
 
     def look_at_upload(self, content: bytes, name: str) -> None:
         """Look at a photograph of one's own from now on."""
-        self._photographs.append((content, name))
         self.scenes.value = None
-        self._look_at(Source(photograph=len(self._photographs)))
+        first_id = len(self.experiment.data.class_names)
+        self._look_at(Source(cache(partial(load_photograph, content, name, first_id)), uploaded=True))
 
     def _look_at(self, source: Source) -> None:
         self.source = source
         self._changed()
 
-    def _photograph(self, number: int) -> ExplorerScene:
-        key = Source(photograph=number)
-        if key not in self._known:
-            first_id = len(self.experiment.data.class_names)
-            self._known[key] = load_photograph(*self._photographs[number - 1], first_id)
-        return self._known[key]
-
     def _pick_scene(self, change: dict) -> None:
         if change["new"] is not None:
-            self._look_at(Source(scene=change["new"]))
+            self._look_at(Source(partial(self._load, change["new"])))
 
     def _pick_classes(self, change: dict) -> None:
-        if self.source.photograph and change["new"]:
-            self._look_at(Source(photograph=self.source.photograph, chosen=tuple(change["new"])))
+        if self.source.uploaded and change["new"]:
+            self._look_at(replace(self.source, chosen=tuple(change["new"])))
 
     def _take_upload(self, change: dict) -> None:
         for file in change["new"]:
@@ -363,16 +354,12 @@ class ScenePicker:
         buttons = widgets.ToggleButtons(options=list(zip(tips, ids, strict=True)), value=ids[0], tooltips=tips)
         mark = f"pmm-gallery-{uuid.uuid4().hex[:8]}"
         buttons.add_class("pmm-gallery").add_class(mark)
-        rules = [
-            f".{mark} .widget-toggle-button:nth-of-type({number}) {{background-image: url({_data_url(data.image(i))})}}"
-            for number, i in enumerate(ids, start=1)
-        ]
-        return buttons, widgets.HTML(f"<style>{STYLE}{''.join(rules)}</style>")
-
-
-def _data_url(image: np.ndarray) -> str:
-    jpeg = drawing.to_jpeg(drawing.in_cell(image, THUMBNAIL))
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+        rules = ""
+        for number, i in enumerate(ids, start=1):
+            jpeg = base64.b64encode(drawing.to_jpeg(drawing.in_cell(data.image(i), THUMBNAIL))).decode("ascii")
+            url = f"url(data:image/jpeg;base64,{jpeg})"
+            rules += f".{mark} .widget-toggle-button:nth-of-type({number}) {{background-image: {url}}}"
+        return buttons, widgets.HTML(f"<style>{STYLE}{rules}</style>")
 
 
 STYLE = f"""

@@ -47,18 +47,13 @@ class SmoothingState:
 class SmoothingStep:
     """What smoothing did to one channel."""
 
-    before: np.ndarray
-    """(H, W) float32, X(n)."""
-    after: np.ndarray
-    """(H, W) float32, X(s)."""
+    before: np.ndarray  # (H, W) float32, X(n)
+    after: np.ndarray  # (H, W) float32, X(s)
     c_v: float
-    mean: float
+    mean: float  # of the foreground of X(n), as the deviation
     deviation: float
-    """Of the foreground of X(n), as `mean`."""
-    wanted: float
-    """1 - s * c_v as the equation says, which may be 0 or below."""
-    exponent: float
-    """The exponent in use, never below MIN_EXPONENT."""
+    wanted: float  # 1 - s * c_v as the equation says, which may be 0 or below
+    exponent: float  # the one in use, never below MIN_EXPONENT
 
 
 @contextmanager
@@ -105,7 +100,12 @@ def smoothing_view(scene: ExplorerScene, state: SmoothingState) -> View:
         f"{share['after']:.0%} after."
     )
     numbers = {"c_v": step.c_v, "exponent": step.exponent, "wanted": step.wanted, "share": share}
-    picture = drawing.grid([_maps(scene, state, step), _charts(state, step)])
+    floor = " (floor)" if step.wanted < MIN_EXPONENT else ""
+    charts = [
+        (f"foreground of X(n): c_v = deviation / mean = {step.c_v:.2f}", _histogram(step, state.t)),
+        (f"x -> x ** (1 - s * c_v): exponent {step.exponent:.2f}{floor}", _curve(step, state)),
+    ]
+    picture = drawing.grid([_maps(scene, state, step), charts])
     return View(picture, text, alt, numbers, _warning(name, step, state.s), name)
 
 
@@ -129,22 +129,14 @@ def _maps(scene: ExplorerScene, state: SmoothingState, step: SmoothingStep) -> l
     ]
 
 
-def _charts(state: SmoothingState, step: SmoothingStep) -> list[drawing.Cell]:
-    floor = " (floor)" if step.wanted < MIN_EXPONENT else ""
-    return [
-        (f"foreground of X(n): c_v = deviation / mean = {step.c_v:.2f}", _histogram(step, state.t)),
-        (f"x -> x ** (1 - s * c_v): exponent {step.exponent:.2f}{floor}", _curve(step, state)),
-    ]
-
-
 def _histogram(step: SmoothingStep, t: float) -> np.ndarray:
     front, edges = step.before > t, np.linspace(0, 1, BINS + 1)
     total = max(int(front.sum()), 1)
     before, after = (np.histogram(m[front], edges)[0] for m in (step.before, step.after))
     top = max(0.1, float(np.ceil(10 * before.max() / total)) / 10)
     ticks = (0, top / 2, top)
-    size = drawing.wide_cell(2)
-    chart = Chart((0, 1), (0, top), "activation", "share of foreground", yticks=ticks, percent=True, size=size)
+    names = ("activation", "share of foreground")
+    chart = Chart((0, 1), (0, top), *names, yticks=ticks, percent=True, size=drawing.HALF)
     chart.span(max(0.0, step.mean - step.deviation), min(1.0, step.mean + step.deviation), PALE_GREY)
     chart.bars(edges, before / total, [PALE_BLUE] * BINS)
     chart.curve((edges[1:] + edges[:-1]) / 2, np.minimum(after / total, top), VERMILION)
@@ -158,7 +150,7 @@ def _curve(step: SmoothingStep, state: SmoothingState) -> np.ndarray:
     x = np.linspace(0, 1, 121)
     y = raise_cam(x[None, None], [step.exponent], state.t, state.variant)[0, 0]
     ticks = (0, 0.25, 0.5, 0.75, 1)
-    chart = Chart((0, 1), (0, 1), "activation before", "after", ticks, ticks, size=drawing.wide_cell(2))
+    chart = Chart((0, 1), (0, 1), "activation before", "after", ticks, ticks, size=drawing.HALF)
     chart.curve((0, 1), (0, 1), (170, 170, 170)).curve(x, y, BLUE)
     if step.mean > 0:
         lifted = step.mean**step.exponent

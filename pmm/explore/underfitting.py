@@ -81,10 +81,8 @@ class PusState:
 class ModelOutput:
     """What does not depend on the sliders: a trained model's loss against its pseudo-mask."""
 
-    pseudo_mask: np.ndarray
-    """(H, W) uint8, what the model learned from."""
-    loss: np.ndarray
-    """(H, W) float32 >= 0, 0 where the mask is IGNORE_INDEX."""
+    pseudo_mask: np.ndarray  # (H, W) uint8, what the model learned from
+    loss: np.ndarray  # (H, W) float32 >= 0, 0 where the mask is IGNORE_INDEX
 
     @property
     def valid(self) -> np.ndarray:
@@ -131,20 +129,22 @@ class Lesson:
     """What PUS makes of the losses of one image."""
 
     mean_loss: float
-    is_open: bool
-    """The gate of eq. 10: PUS reshapes the loss."""
-    weight: np.ndarray
-    """(H, W) float32 >= 0, how much a pixel teaches compared with the plain mean; 0 where it has no label."""
+    is_open: bool  # the gate of eq. 10: PUS reshapes the loss
+    weight: np.ndarray  # (H, W) float32 >= 0, how much a pixel teaches compared with the plain mean; 0 without a label
+    split: Doubted | None  # the doubted pixels by whether their label is right; None without ground truth
 
 
-def lesson(output: ModelOutput, state: PusState) -> Lesson:
+def lesson(scene: ExplorerScene, output: ModelOutput, state: PusState) -> Lesson:
     """Ask `PretendedUnderfittingLoss` for gate and gradient of an image; without PUS every weight is 1."""
     kind, variant = STRATEGIES[state.kind]
     pus = PretendedUnderfittingLoss(kind, state.beta, state.strength, variant)
     slope = _slope(pus, output)
     plain = _slope(PretendedUnderfittingLoss("none", None, None, variant), output)
     weight = np.divide(slope, plain, out=np.zeros_like(slope), where=output.valid)
-    return Lesson(float(pus.last_state.mean_loss), bool(pus.last_state.is_open), weight)
+    split = None
+    if scene.truth is not None:
+        split = split_doubted(output.loss, output.pseudo_mask, scene.truth, state.doubt)
+    return Lesson(float(pus.last_state.mean_loss), bool(pus.last_state.is_open), weight, split)
 
 
 def _slope(loss: PretendedUnderfittingLoss, output: ModelOutput) -> np.ndarray:
@@ -176,20 +176,12 @@ def precision_recall(
 
 
 def underfitting_view(scene: ExplorerScene, output: ModelOutput, state: PusState) -> View:
-    """Draw labels, loss and doubted pixels, and below what PUS makes of them.
-
-    Args:
-        scene: what is looked at.
-        output: what `model_output` returned for it.
-        state: the setting.
-    """
-    learned, split = lesson(output, state), None
-    if scene.truth is not None:
-        split = split_doubted(output.loss, output.pseudo_mask, scene.truth, state.doubt)
-    doubted = (output.loss >= state.doubt) & output.valid
-    numbers = {"mean_loss": learned.mean_loss, "open": learned.is_open, "doubted": float(doubted.mean())}
-    numbers |= {"teaches": float(learned.weight.mean()), **_found(split)}
-    rows = [_maps(scene, output, state, split, doubted), _charts(scene, output, state, learned, split)]
+    """Draw labels, loss and doubted pixels, and below what PUS makes of them; output as `model_output` returns it."""
+    learned = lesson(scene, output, state)
+    doubted = ((output.loss >= state.doubt) & output.valid).mean()
+    numbers = {"mean_loss": learned.mean_loss, "open": learned.is_open, "doubted": float(doubted)}
+    numbers |= {"teaches": float(learned.weight.mean()), **_found(learned.split)}
+    rows = [_maps(scene, output, state, learned.split), _charts(scene, output, state, learned)]
     text = _text(state, numbers)
     alt = ". ".join(text) + "."
     return View(drawing.grid(rows, scene.legend()), text, alt, numbers, _warning(state), state.checkpoint)
@@ -225,33 +217,26 @@ def _warning(state: PusState) -> str:
     return f"For pow, kappa is an exponent, not a loss.{cut} The outline is at a loss of 1, above which pow damps."
 
 
-def _maps(
-    scene: ExplorerScene, output: ModelOutput, state: PusState, split: Doubted | None, doubted: np.ndarray
-) -> list[drawing.Cell]:
+def _maps(scene: ExplorerScene, output: ModelOutput, state: PusState, split: Doubted | None) -> list[drawing.Cell]:
     parts, top = drawing.message("no ground truth: cannot tell wrong from hard"), 3 * state.doubt
     if split is not None:
         hard, wrong = drawing.shrink(split.hard), drawing.shrink(split.wrong)
         parts = drawing.paint(drawing.pale(scene.small_image()), (hard, HARD_RGB), (wrong, WRONG_RGB))
-    loss = drawing.heat(drawing.shrink(output.loss), top=top)
+    outline = drawing.border(drawing.shrink((output.loss >= state.doubt) & output.valid))
+    loss = drawing.paint(drawing.heat(drawing.shrink(output.loss), top=top), (outline, SKY))
     return [
         ("pseudo-mask: what it learns", scene.small_mask(output.pseudo_mask)),
         ("ground truth", scene.small_truth("no ground truth")),
-        (f"loss, {state.checkpoint} (bright = {top:.2g})",
-         drawing.paint(loss, (drawing.border(drawing.shrink(doubted)), SKY))),
+        (f"loss, {state.checkpoint} (bright = {top:.2g})", loss),
         ("orange: wrong, blue: right but hard", parts),
-    ]  # fmt: skip
+    ]
 
 
-def _charts(
-    scene: ExplorerScene, output: ModelOutput, state: PusState, learned: Lesson, split: Doubted | None
-) -> list[drawing.Cell]:
-    curves = drawing.message("precision and recall need ground truth")
-    if scene.truth is not None:
-        curves = _precision_recall_chart(scene, output, state)
+def _charts(scene: ExplorerScene, output: ModelOutput, state: PusState, learned: Lesson) -> list[drawing.Cell]:
     return [
         ("gradient weight (bright = 1)", drawing.heat(drawing.shrink(learned.weight))),
-        ("how the loss is spread", _histogram(output, state, split)),
-        ("loss >= kappa means wrong label?", curves),
+        ("how the loss is spread", _histogram(output, state, learned.split)),
+        ("loss >= kappa means wrong label?", _precision_recall_chart(scene, output, state)),
         ("the gate of this scene", _gate_chart(learned, state.beta)),
     ]
 
@@ -270,6 +255,8 @@ def _histogram(output: ModelOutput, state: PusState, split: Doubted | None) -> n
 
 
 def _precision_recall_chart(scene: ExplorerScene, output: ModelOutput, state: PusState) -> np.ndarray:
+    if scene.truth is None:
+        return drawing.message("precision and recall need ground truth")
     curves = scene.remember("curves", state.checkpoint, lambda: precision_recall(output, scene.truth))
     chart = Chart((0.05, 5), (0, 1), "kappa", "", (0.05, 0.2, 1, 5), (0, 0.5, 1), log=True, percent=True)
     chart.curve(KAPPAS, curves[0], VERMILION).curve(KAPPAS, curves[1], GREEN)

@@ -122,14 +122,14 @@ def test_gradient_weights_are_the_slopes_of_the_losses(run, scene, name):
     }[kind]()
     (slope,) = torch.autograd.grad(shaped.sum(), loss)
     seen = output.loss > 1e-4
-    assert np.allclose(lesson(output, state).weight[seen], slope.numpy()[seen], rtol=1e-4)
+    assert np.allclose(lesson(scene, output, state).weight[seen], slope.numpy()[seen], rtol=1e-4)
 
 
 def test_a_closed_gate_leaves_all_weights_at_one(run, scene):
     output = model_output(run, scene, "late")
-    closed = lesson(output, PusState(beta=0.0))
+    closed = lesson(scene, output, PusState(beta=0.0))
     assert not closed.is_open and closed.mean_loss == pytest.approx(output.loss.mean(), rel=1e-5)
-    assert (lesson(output, PusState("ignore", 0.1, beta=0.0)).weight == 1).all()
+    assert (lesson(scene, output, PusState("ignore", 0.1, beta=0.0)).weight == 1).all()
 
 
 def test_precision_and_recall_against_a_loop(run, scene):
