@@ -260,7 +260,19 @@ class PretendedUnderfittingLoss(nn.Module):
             InputError: shapes or values of `target` do not fit.
         """
         loss_map = PIXEL_LOSSES[self.pixel_loss](logits, target, self.ignore_index)  # (N, H, W)
-        n_valid = (target != self.ignore_index).sum()
+        return self.reduce(loss_map, target != self.ignore_index)
+
+    def reduce(self, loss_map: Tensor, valid: Tensor) -> Tensor:
+        """Return the loss of ready pixel losses: gate, strategy and mean (eq. 10).
+
+        Args:
+            loss_map: floating point of any shape, >= 0; 0 where it is not valid.
+            valid: bool of the same shape, False for the pixels without a loss.
+
+        Returns:
+            As `forward`; `last_state` is set as well.
+        """
+        n_valid = valid.sum()
         count = loss_map.numel() if self.variant == "official" else n_valid.clamp(min=1)
         mean_loss = loss_map.sum() / count  # an ignored pixel's loss is 0
         is_open, share = self._inspect(loss_map, mean_loss, n_valid)

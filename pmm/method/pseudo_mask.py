@@ -128,12 +128,47 @@ def crf_pseudo_mask(
         >>> threshold_pseudo_mask(cam, [12], 0.3)[0], crf_pseudo_mask(image, cam, [12], alpha=2)[0]
         (array([ 0,  0, 12,  0], dtype=uint8), array([ 0,  0, 12, 12], dtype=uint8))
     """
+    return crf_pseudo_mask_steps(image, cam, class_ids, alpha=alpha, crf=crf).mask
+
+
+@dataclass(frozen=True)
+class CrfSteps:
+    """Everything the joint baseline computes on its way to the mask, in the order of eq. 2-4."""
+
+    background: np.ndarray
+    """(H, W) float32 in [0, 1], the background score (eq. 2)."""
+    posterior: np.ndarray
+    """(1 + C, H, W) float32 in [0, 1], the joint CRF's posterior, background first (eq. 3)."""
+    mask: np.ndarray
+    """(H, W) uint8, the pseudo-mask (eq. 4)."""
+
+
+def crf_pseudo_mask_steps(
+    image: npt.ArrayLike,
+    cam: npt.ArrayLike,
+    class_ids: npt.ArrayLike,
+    *,
+    alpha: float,
+    crf: CRFChoice = None,
+) -> CrfSteps:
+    """Run the joint baseline (eq. 2-4) and keep its maps; for figures and for teaching.
+
+    Args:
+        image, cam, class_ids, alpha, crf: as in `crf_pseudo_mask`.
+
+    Returns:
+        The steps in order; `.mask` is what `crf_pseudo_mask` returns.
+
+    Raises:
+        InputError: as `crf_pseudo_mask`.
+        MissingDependency: as `crf_pseudo_mask`.
+    """
     pixels, maps, ids = _check_inputs(image, cam, class_ids)
     background = background_score(maps, alpha)
-    if not len(ids):
-        return np.zeros(pixels.shape[:2], np.uint8)
-    posterior = _crf_for(pixels, crf, JOINT_CRF).posterior(np.concatenate([background[None], maps]))
-    return _strongest(posterior[0], posterior[1:], ids)
+    posterior = background[None]  # of no class
+    if len(ids):
+        posterior = _crf_for(pixels, crf, JOINT_CRF).posterior(np.concatenate([posterior, maps]))
+    return CrfSteps(background, posterior, _strongest(posterior[0], posterior[1:], ids))
 
 
 def proportion(cam: npt.ArrayLike, mask: npt.ArrayLike, variant: str = "official") -> np.ndarray:

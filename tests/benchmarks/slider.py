@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +19,9 @@ import numpy as np
 from recipe import blobs, photograph
 
 from pmm.data.cam_files import save_cams
-from pmm.explore.panel import MasksPanel, SmoothingPanel
-from pmm.explore.shell import Explorer
+from pmm.explore.app import Explorer
+from pmm.explore.masks import masks_panel
+from pmm.explore.smoothing import smoothing_panel
 from pmm.method.crf import CRFSettings
 from pmm.run.folder import RunFolder
 from pmm.run.params import Params
@@ -50,11 +52,11 @@ class OneScene:
         return CRFSettings()
 
 
-def latencies(experiment: OneScene, kind: type, slider: str, values: np.ndarray) -> np.ndarray:
+def latencies(experiment: OneScene, make_panel: Callable, slider: str, values: np.ndarray) -> np.ndarray:
     """Return seconds from each new value of a slider to the picture."""
-    explorer = Explorer(experiment, [kind])
+    explorer = Explorer(experiment, [make_panel(experiment)])
     arrived, seconds = threading.Event(), []
-    explorer.panel.picture.observe(lambda _: arrived.set(), "value")
+    explorer.panel.main.picture.observe(lambda _: arrived.set(), "value")
     pauses = np.random.default_rng(0).uniform(*PAUSES, len(values))
     for value, pause in zip(values, pauses, strict=True):
         time.sleep(pause)
@@ -72,18 +74,17 @@ def slider_to_picture(rounds: int) -> list[dict[str, Any]]:
     """(i) Milliseconds from a slider's event to the new picture, for the views with a picture of one scene."""
     steps = np.arange(rounds + SKIPPED)
     moves = (
-        (MasksPanel, "s", 0.05 + 0.013 * steps),
-        (MasksPanel, "alpha", 0.3 + 0.05 * steps),
-        (SmoothingPanel, "s", 0.05 + 0.013 * steps),
+        (masks_panel, "s", 0.05 + 0.013 * steps),
+        (masks_panel, "alpha", 0.3 + 0.05 * steps),
+        (smoothing_panel, "s", 0.05 + 0.013 * steps),
     )
     rows = []
     for n_classes, size, target in CASES:
         with tempfile.TemporaryDirectory() as folder:
             experiment = OneScene(Path(folder), n_classes, size)
-            for kind, slider, values in moves:
-                p50, p95 = 1000 * np.percentile(latencies(experiment, kind, slider, values), [50, 95])
-                row = {"size": f"{size[0]}x{size[1]}", "classes": n_classes, "view": kind.title, "slider": slider}
-                rows.append(
-                    {**row, "p50 ms": round(float(p50), 1), "p95 ms": round(float(p95), 1), "target ms": target}
-                )
+            for make_panel, slider, values in moves:
+                p50, p95 = 1000 * np.percentile(latencies(experiment, make_panel, slider, values), [50, 95])
+                row = {"size": f"{size[0]}x{size[1]}", "classes": n_classes, "view": make_panel(experiment).title}
+                row |= {"slider": slider, "p50 ms": round(float(p50), 1), "p95 ms": round(float(p95), 1)}
+                rows.append({**row, "target ms": target})
     return rows

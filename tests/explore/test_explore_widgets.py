@@ -1,4 +1,4 @@
-"""The explorer's widgets: the newest wish wins, faults are shown, values come back as parameters."""
+"""The explorer's widgets: the newest request wins, faults are shown, values come back as parameters."""
 
 import io
 import json
@@ -12,10 +12,9 @@ from PIL import Image
 
 from pmm.errors import InputError
 from pmm.explore import explore, explore_masks, explore_smoothing, explore_underfitting
-from pmm.explore.panel import snippet
-from pmm.explore.photograph import from_photograph, read_upload
-from pmm.explore.underfitting_state import KINDS
-from pmm.explore.worker import LatestWins
+from pmm.explore.app import LatestWins, snippet
+from pmm.explore.picker import load_photograph, read_upload
+from pmm.explore.underfitting import STRATEGIES
 from pmm.run.params import Params, load_params
 
 
@@ -34,31 +33,31 @@ def size_of(jpeg):
     return Image.open(io.BytesIO(jpeg)).size
 
 
-def test_only_the_newest_wish_is_served():
+def test_only_the_newest_request_is_served():
     done, failures, begun, go = [], [], threading.Event(), threading.Event()
 
-    def work(wish, is_stale):
+    def work(request, is_stale):
         begun.set()
         assert go.wait(10)
-        done.append((wish, is_stale()))
+        done.append((request, is_stale()))
 
     worker = LatestWins(work, failures.append)
     worker.ask(0)
     assert begun.wait(10)
-    for wish in range(1, 50):
-        worker.ask(wish)
+    for request in range(1, 50):
+        worker.ask(request)
     go.set()
     assert worker.wait(10)
     assert done == [(0, True), (49, False)] and not failures
     assert (worker.asked, worker.begun) == (50, 2)
 
 
-def test_a_newer_wish_ends_a_rest_at_once():
+def test_a_newer_request_ends_a_rest_at_once():
     rested, resting = [], threading.Event()
 
-    def work(wish, is_stale):
+    def work(request, is_stale):
         resting.set()
-        rested.append((wish, worker.rests(30 if wish == 0 else 0.01)))
+        rested.append((request, worker.rests(30 if request == 0 else 0.01)))
 
     worker = LatestWins(work, pytest.fail)
     worker.ask(0)
@@ -68,11 +67,11 @@ def test_a_newer_wish_ends_a_rest_at_once():
     assert rested == [(0, False), (1, True)]
 
 
-def test_a_failed_wish_does_not_end_the_worker():
+def test_a_failed_request_does_not_end_the_worker():
     done, failures = [], []
 
-    def work(wish, is_stale):
-        done.append(1 / wish)
+    def work(request, is_stale):
+        done.append(1 / request)
 
     worker = LatestWins(work, failures.append)
     worker.ask(0)
@@ -86,13 +85,13 @@ def test_a_slider_changes_picture_numbers_and_parameters(run):
     explorer = explore_masks(run)
     assert explorer.worker.wait()
     panel = explorer.panel
-    picture, words, chart = panel.picture.value, panel.words.value, panel.chart.value
+    picture, words, chart = panel.main.picture.value, panel.main.words.value, panel.slow.picture.value
     panel.controls["alpha"].value = 8.0
     assert explorer.worker.wait() and not explorer.failures
-    assert panel.picture.value != picture and panel.words.value != words and panel.chart.value != chart
-    assert "points against the previous setting" in panel.words.value
-    assert size_of(panel.picture.value) == size_of(picture) == (1204, 544)
-    assert 'role="img" aria-label="Pseudo-mask of scene0' in panel.words.value
+    assert panel.main.picture.value != picture and panel.main.words.value != words and panel.slow.picture.value != chart
+    assert "points against the previous setting" in panel.main.words.value
+    assert size_of(panel.main.picture.value) == size_of(picture) == (1204, 544)
+    assert 'role="img" aria-label="Pseudo-mask of scene0' in panel.main.words.value
     assert yaml.safe_load(panel.yaml.value)["alpha"] == 8.0
     panel.reset()
     assert explorer.worker.wait() and yaml.safe_load(panel.yaml.value)["alpha"] == run.params.alpha
@@ -103,7 +102,7 @@ def test_stale_settings_are_dropped_and_the_last_one_stands(run):
     for s in np.arange(0.05, 2.0, 0.05):
         explorer.panel.controls["s"].value = float(s)
     assert explorer.worker.wait()
-    assert "s = 1.95" not in explorer.panel.warning.value or explorer.panel.view.warning
+    assert "s = 1.95" not in explorer.panel.warning.value or explorer.panel.drawn.view.warning
     assert yaml.safe_load(explorer.panel.yaml.value)["s"] == 1.95
     assert explorer.worker.begun <= explorer.worker.asked
 
@@ -113,7 +112,7 @@ def test_another_scene_brings_its_own_classes(run):
     menu = explorer.panel.controls["class_id"]
     explorer.panel.controls["class_id"].value = 2
     assert explorer.worker.wait()
-    explorer.chooser.scenes.value = "scene1"
+    explorer.picker.scenes.value = "scene1"
     assert explorer.worker.wait() and not explorer.failures
     assert menu.options == (("one", 1),) and menu.value == 1
 
@@ -123,9 +122,9 @@ def test_tabs_draw_what_is_in_front(run):
     assert explorer.worker.wait()
     for number, panel in enumerate(explorer.panels):
         explorer.tabs.selected_index = number
-        assert explorer.worker.wait() and panel.view is not None
+        assert explorer.worker.wait() and panel.drawn is not None
     assert not explorer.failures
-    assert len(explorer.panel.picture.value) > 1000
+    assert len(explorer.panel.main.picture.value) > 1000
 
 
 def test_faults_are_shown_and_vanish_with_the_next_picture(run, monkeypatch):
@@ -136,7 +135,7 @@ def test_faults_are_shown_and_vanish_with_the_next_picture(run, monkeypatch):
     assert "Traceback" not in explorer.problem.value
     explorer.panel.controls["checkpoint"].value = "late"
     assert explorer.worker.wait() and explorer.problem.value == ""
-    monkeypatch.setattr(explorer.panel, "evaluate", lambda *_: 1 / 0)
+    monkeypatch.setattr(explorer.panel, "draw", lambda *_: 1 / 0)
     explorer.panel.controls["kappa"].value = 3.0
     assert explorer.worker.wait() and "ZeroDivisionError" in explorer.problem.value
 
@@ -146,7 +145,7 @@ def test_the_first_picture_fails_loudly(run, tmp_path, monkeypatch):
         explore(TinyRun(tmp_path / "bare", cams=False))
     with pytest.raises(InputError, match="not trained"):
         explore_underfitting(TinyRun(tmp_path / "untrained", segmenter=False))
-    monkeypatch.setattr("pmm.explore.panel.smoothing_view", lambda *_: 1 / 0)
+    monkeypatch.setattr("pmm.explore.smoothing.smoothing_view", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         explore_smoothing(run)
 
@@ -169,16 +168,44 @@ def test_save_writes_a_png_below_the_run(run):
     assert path.parent == run.run.path / "figures" and path.read_bytes()[:4] == b"\x89PNG"
     assert str(path) in explorer.panel.saved.value
     entry = json.loads((path.parent / "captions.json").read_text())[path.stem]
-    assert entry["notebook"] == "08" and "s 0." in entry["caption"] and entry["alt"] == explorer.panel.view.alt
+    assert entry["notebook"] == "08" and "s 0." in entry["caption"] and entry["alt"] == explorer.panel.drawn.view.alt
+
+
+def test_another_class_or_checkpoint_is_saved_beside_the_first(run):
+    explorer = explore_smoothing(run)
+    first = explorer.panel.save()
+    explorer.panel.controls["class_id"].value = 2
+    assert explorer.worker.wait()
+    second = explorer.panel.save()
+    assert first != second and first.is_file() and "_one_" in first.name and "_two_words_" in second.name
+    explorer = explore_underfitting(run)
+    late = explorer.panel.save()
+    explorer.panel.controls["checkpoint"].value = "early"
+    assert explorer.worker.wait()
+    early = explorer.panel.save()
+    assert late.is_file() and "_late_" in late.name and "_early_" in early.name
+
+
+def test_a_saved_picture_is_captioned_by_the_setting_that_was_drawn(run, monkeypatch):
+    explorer = explore_smoothing(run)
+    monkeypatch.setattr(explorer.worker, "ask", lambda _: None)  # the new value is never drawn
+    explorer.panel.controls["s"].value = 2.0
+    path = explorer.panel.save()
+    caption = json.loads((path.parent / "captions.json").read_text())[path.stem]["caption"]
+    assert caption == f"Smoothing, scene0, one: s {run.params.s}, t {run.params.t}, variant {run.params.variant}."
 
 
 def test_every_snippet_is_a_parameter_file(run, tmp_path):
     explorer = explore(run)
     assert explorer.worker.wait()
-    settings = [{"method": m} for m in ("ppmg", "crf", "threshold")], [{}], [{"kind": k, "kappa": 3.0} for k in KINDS]
+    settings = (
+        [{"method": m} for m in ("ppmg", "crf", "threshold")],
+        [{}],
+        [{"kind": k, "kappa": 3.0} for k in STRATEGIES],
+    )
     for panel, changes in zip(explorer.panels, settings, strict=True):
         for change in changes:
-            text = snippet(panel.parameters({**panel.values(), **change}))
+            text = snippet(panel.make_state({**panel.values(), **change}).parameters())
             (tmp_path / "own.yaml").write_text(text)
             assert load_params(tmp_path / "own.yaml") == Params(**yaml.safe_load(text))
     with pytest.raises(InputError, match="alpha"):
@@ -188,10 +215,10 @@ def test_every_snippet_is_a_parameter_file(run, tmp_path):
 def test_a_junk_upload_is_one_line_and_a_scene_brings_back_the_picture(run):
     explorer = explore(run)
     assert explorer.worker.wait()
-    explorer.chooser.look_at_upload(b"no image at all", "notes.txt")
+    explorer.picker.look_at_upload(b"no image at all", "notes.txt")
     assert explorer.worker.wait()
     assert "notes.txt: cannot be read as an image" in explorer.problem.value and "/tmp" not in explorer.problem.value
-    explorer.chooser.scenes.value = "scene2"
+    explorer.picker.scenes.value = "scene2"
     assert explorer.worker.wait() and explorer.problem.value == ""
 
 
@@ -217,7 +244,7 @@ def test_uploads_that_are_too_small_are_refused(size):
 
 
 def test_a_photograph_gets_classes_of_imagenet_and_colours_of_its_own():
-    sample = from_photograph(encoded(Image.fromarray(image_of(0))), "own.png", len(NAMES))
-    assert sample.cam.shape == (5, 48, 64) and sample.truth is None
-    assert sample.class_ids == (4, 5, 6, 7, 8) and len(set(sample.names)) == 5
-    assert np.isclose(sample.cam.max(axis=(1, 2)), 1).all()
+    scene = load_photograph(encoded(Image.fromarray(image_of(0))), "own.png", len(NAMES))
+    assert scene.cam.shape == (5, 48, 64) and scene.truth is None
+    assert scene.class_ids == (4, 5, 6, 7, 8) and len(set(scene.names)) == 5
+    assert np.isclose(scene.cam.max(axis=(1, 2)), 1).all()

@@ -1,0 +1,295 @@
+"""The view of notebook 05: which pixels a trained model doubts, and what PUS makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pmm.errors import InputError
+from pmm.explore import drawing
+from pmm.explore.app import Panel, menu, slider
+from pmm.explore.drawing import BLUE, GREEN, GREY, VERMILION, Chart, View
+from pmm.explore.picker import ExplorerScene
+from pmm.figures.losses import HARD_RGB, WRONG_RGB, Doubted, split_doubted
+from pmm.method import IGNORE_INDEX
+from pmm.method.losses import PretendedUnderfittingLoss
+from pmm.networks.training import EARLY
+from pmm.run.experiment import Experiment
+
+STRATEGIES = {
+    "clamp, paper": ("clamp", "paper"),
+    "clamp, released code": ("clamp", "official"),
+    "pow": ("pow", "paper"),
+    "ignore": ("ignore", "paper"),
+}
+"""Name in the menu -> kind and variant of `pmm.method.losses`."""
+CHECKPOINTS = ("early", "late")
+POW_PIVOT = 1.0
+"""L ** kappa damps losses above this and lifts those below, whatever the exponent."""
+SMALLEST_LOSS = 1e-6
+"""A positive loss below it counts as it: the slope of pow runs to infinity at 0."""
+KAPPAS = np.round(np.geomspace(0.05, 5, 33), 4)
+SKY, MINT, SOFT_GREY = (86, 180, 233), (214, 236, 226), (150, 150, 150)
+
+
+@dataclass(frozen=True)
+class PusState:
+    """One setting of the sliders.
+
+    Args:
+        kind: one of STRATEGIES.
+        kappa: loss from which a label is doubted, > 0; for pow the exponent, at most 1.
+        beta: >= 0, PUS acts while the mean loss is below it.
+        checkpoint: "early" or "late".
+    """
+
+    kind: str = "clamp, paper"
+    kappa: float = 1.0
+    beta: float = 0.3
+    checkpoint: str = "late"
+
+    def __post_init__(self) -> None:
+        if self.kind not in STRATEGIES:
+            raise InputError(f"kind: {self.kind!r} is unknown; choose one of {', '.join(STRATEGIES)}")
+        if self.checkpoint not in CHECKPOINTS:
+            raise InputError(f"checkpoint: {self.checkpoint!r} is unknown; choose early or late")
+        if not self.kappa > 0:
+            raise InputError(f"kappa: {self.kappa} is not positive; give a pixel loss, such as 1.0")
+        if not self.beta >= 0:
+            raise InputError(f"beta: {self.beta} is negative; give a mean loss, such as 0.3")
+
+    @property
+    def strength(self) -> float:
+        """kappa in use: with an exponent above 1 pow would raise high losses, so it stays at 1."""
+        return min(self.kappa, 1.0) if self.kind == "pow" else self.kappa
+
+    @property
+    def doubt(self) -> float:
+        """Loss from which a pixel is damped."""
+        return POW_PIVOT if self.kind == "pow" else self.kappa
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the setting under the names of `pmm.run.params.Params`."""
+        pus, variant = STRATEGIES[self.kind]
+        return {"pus": pus, "pus_variant": variant, "kappa": self.strength, "beta": self.beta}
+
+
+@dataclass(frozen=True, eq=False)
+class ModelOutput:
+    """What does not depend on the sliders: a trained model's loss against its pseudo-mask."""
+
+    pseudo_mask: np.ndarray  # (H, W) uint8, what the model learned from
+    loss: np.ndarray  # (H, W) float32 >= 0, 0 where the mask is IGNORE_INDEX
+
+    @property
+    def valid(self) -> np.ndarray:
+        """(H, W) bool, the pixels that have a label."""
+        return self.pseudo_mask != IGNORE_INDEX
+
+
+def model_output(experiment: Experiment, scene: ExplorerScene, checkpoint: str, name: str = "pus") -> ModelOutput:
+    """Return the loss map of a trained segmenter on a training image; remembered for each image and checkpoint.
+
+    Raises:
+        InputError: it is not trained, or the early weights were not kept.
+    """
+    check_segmenter_exists(experiment, name)
+    masks, early = experiment.params.seg_masks, checkpoint == "early"
+
+    def make() -> ModelOutput:
+        """Run the model on the image."""
+        if early and not (experiment.run.recorded(f"segmenter/{name}").folder / EARLY).exists():
+            raise InputError(
+                f"checkpoint = early: segmenter {name} kept no early weights ({EARLY}); choose late, or train it anew"
+            )
+        loss = experiment.loss_map(name, scene.id, masks, early=early)
+        return ModelOutput(experiment.pseudo_mask(masks, scene.id), loss)
+
+    return scene.remember("model", (name, checkpoint), make)
+
+
+def check_segmenter_exists(experiment: Experiment, name: str = "pus") -> None:
+    """Check that a segmenter of the run is trained; the explorer never trains.
+
+    Raises:
+        InputError: it is not; names the command that trains it.
+    """
+    if experiment.run.recorded(f"segmenter/{name}") is None:
+        raise InputError(
+            f"{experiment.run.path}: segmenter {name} is not trained; train it first: make demo, "
+            "or pmm run PARAMS.yaml --only 05"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What PUS makes of the losses of one image."""
+
+    mean_loss: float
+    is_open: bool  # the gate of eq. 10: PUS reshapes the loss
+    weight: np.ndarray  # (H, W) float32 >= 0, how much a pixel teaches compared with the plain mean; 0 without a label
+    split: Doubted | None  # the doubted pixels by whether their label is right; None without ground truth
+
+
+def lesson(scene: ExplorerScene, output: ModelOutput, state: PusState) -> Lesson:
+    """Ask `PretendedUnderfittingLoss` for gate and gradient of an image; without PUS every weight is 1."""
+    kind, variant = STRATEGIES[state.kind]
+    pus = PretendedUnderfittingLoss(kind, state.beta, state.strength, variant)
+    slope = _slope(pus, output)
+    plain = _slope(PretendedUnderfittingLoss("none", None, None, variant), output)
+    weight = np.divide(slope, plain, out=np.zeros_like(slope), where=output.valid)
+    split = None
+    if scene.truth is not None:
+        split = split_doubted(output.loss, output.pseudo_mask, scene.truth, state.doubt)
+    return Lesson(float(pus.last_state.mean_loss), bool(pus.last_state.is_open), weight, split)
+
+
+def _slope(loss: PretendedUnderfittingLoss, output: ModelOutput) -> np.ndarray:
+    positive = np.where(output.loss > 0, output.loss.clip(SMALLEST_LOSS), 0).astype(np.float32)
+    pixels = torch.from_numpy(positive).requires_grad_()
+    (slope,) = torch.autograd.grad(loss.reduce(pixels, torch.from_numpy(output.valid)), pixels)
+    return slope.numpy()
+
+
+def precision_recall(
+    output: ModelOutput, truth: np.ndarray, kappas: np.ndarray = KAPPAS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Evaluate "a loss of kappa or more means a wrong label" for several kappas.
+
+    Args:
+        output: loss and pseudo-mask.
+        truth: (H, W) uint8 ground truth.
+        kappas: (N,) increasing.
+
+    Returns:
+        Precision and recall, (N,) float64; NaN where nothing is doubted, or no label is wrong.
+    """
+    split = split_doubted(output.loss, output.pseudo_mask, truth, 0.0)
+    wrong, evaluated = np.sort(output.loss[split.mislabelled]), np.sort(output.loss[split.judged])
+    doubted_wrong = len(wrong) - np.searchsorted(wrong, kappas)
+    doubted = len(evaluated) - np.searchsorted(evaluated, kappas)
+    precision = np.divide(doubted_wrong, doubted, out=np.full(len(kappas), np.nan), where=doubted > 0)
+    return precision, doubted_wrong / len(wrong) if len(wrong) else np.full(len(kappas), np.nan)
+
+
+def underfitting_view(scene: ExplorerScene, output: ModelOutput, state: PusState) -> View:
+    """Draw labels, loss and doubted pixels, and below what PUS makes of them; output as `model_output` returns it."""
+    learned = lesson(scene, output, state)
+    doubted = ((output.loss >= state.doubt) & output.valid).mean()
+    numbers = {"mean_loss": learned.mean_loss, "open": learned.is_open, "doubted": float(doubted)}
+    numbers |= {"teaches": float(learned.weight.mean()), **_found(learned.split)}
+    rows = [_maps(scene, output, state, learned.split), _charts(scene, output, state, learned)]
+    text = _text(state, numbers)
+    alt = ". ".join(text) + "."
+    return View(drawing.grid(rows, scene.legend()), text, alt, numbers, _warning(state), state.checkpoint)
+
+
+def _found(split: Doubted | None) -> dict[str, float]:
+    """Say how well doubt finds the wrong labels of an image."""
+    if split is None:
+        return {}
+    wrong, hard, mislabelled = (int(m.sum()) for m in (split.wrong, split.hard, split.mislabelled))
+    precision = wrong / (wrong + hard) if wrong + hard else float("nan")
+    recall = wrong / mislabelled if mislabelled else float("nan")
+    return {"wrong": wrong, "hard": hard, "precision": precision, "recall": recall}
+
+
+def _text(state: PusState, n: dict[str, Any]) -> tuple[str, ...]:
+    word, sign = ("open: PUS acts", "<") if n["open"] else ("closed: plain mean", ">=")
+    what = f"pixels with a loss of {state.doubt:.2f} or more: {n['doubted']:.1%}"
+    if "precision" in n and n["wrong"] + n["hard"]:
+        recall = "" if np.isnan(n["recall"]) else f", which are {n['recall']:.0%} of all wrong labels"
+        what += f"; {n['precision']:.0%} of them have a wrong label{recall}"
+    return (
+        f"mean loss {n['mean_loss']:.3f} {sign} beta {state.beta:.2f}, gate {word}",
+        what,
+        f"the scene teaches {n['teaches']:.0%} of what it would without PUS (mean gradient weight)",
+    )
+
+
+def _warning(state: PusState) -> str:
+    if state.kind != "pow":
+        return ""
+    cut = "" if state.kappa <= 1 else f" It stays at 1, since {state.kappa:.2f} would raise high losses."
+    return f"For pow, kappa is an exponent, not a loss.{cut} The outline is at a loss of 1, above which pow damps."
+
+
+def _maps(scene: ExplorerScene, output: ModelOutput, state: PusState, split: Doubted | None) -> list[drawing.Cell]:
+    parts, top = drawing.message("no ground truth: cannot tell wrong from hard"), 3 * state.doubt
+    if split is not None:
+        hard, wrong = drawing.shrink(split.hard), drawing.shrink(split.wrong)
+        parts = drawing.paint(drawing.pale(scene.small_image()), (hard, HARD_RGB), (wrong, WRONG_RGB))
+    outline = drawing.border(drawing.shrink((output.loss >= state.doubt) & output.valid))
+    loss = drawing.paint(drawing.heat(drawing.shrink(output.loss), top=top), (outline, SKY))
+    return [
+        ("pseudo-mask: what it learns", scene.small_mask(output.pseudo_mask)),
+        ("ground truth", scene.small_truth("no ground truth")),
+        (f"loss, {state.checkpoint} (bright = {top:.2g})", loss),
+        ("orange: wrong, blue: right but hard", parts),
+    ]
+
+
+def _charts(scene: ExplorerScene, output: ModelOutput, state: PusState, learned: Lesson) -> list[drawing.Cell]:
+    return [
+        ("gradient weight (bright = 1)", drawing.heat(drawing.shrink(learned.weight))),
+        ("how the loss is spread", _histogram(output, state, learned.split)),
+        ("loss >= kappa means wrong label?", _precision_recall_chart(scene, output, state)),
+        ("the gate of this scene", _gate_chart(learned, state.beta)),
+    ]
+
+
+def _histogram(output: ModelOutput, state: PusState, split: Doubted | None) -> np.ndarray:
+    edges, loss = np.linspace(0, 5, 41), np.minimum(output.loss, 4.999)
+    centres = (edges[1:] + edges[:-1]) / 2
+    top = max(1.0, float(np.ceil(np.log10(max(int(output.valid.sum()), 1)))))
+    chart = Chart((0, 5), (0, top), "pixel loss (5: and more)", "log10 pixels", range(6), np.arange(0, top + 1))
+    heights = np.log10(1 + np.histogram(loss[output.valid], edges)[0])
+    chart.bars(edges, heights, [SOFT_GREY if c < state.doubt else HARD_RGB for c in centres])
+    if split is not None:
+        chart.curve(centres, np.log10(1 + np.histogram(loss[split.mislabelled], edges)[0]), VERMILION)
+        chart.key(("line: wrong labels", VERMILION))
+    return chart.mark(state.doubt, "1" if state.kind == "pow" else f"kappa {state.kappa:.2f}").picture()
+
+
+def _precision_recall_chart(scene: ExplorerScene, output: ModelOutput, state: PusState) -> np.ndarray:
+    if scene.truth is None:
+        return drawing.message("precision and recall need ground truth")
+    curves = scene.remember("curves", state.checkpoint, lambda: precision_recall(output, scene.truth))
+    chart = Chart((0.05, 5), (0, 1), "kappa", "", (0.05, 0.2, 1, 5), (0, 0.5, 1), log=True, percent=True)
+    chart.curve(KAPPAS, curves[0], VERMILION).curve(KAPPAS, curves[1], GREEN)
+    return chart.key(("precision", VERMILION), ("recall", GREEN)).mark(state.doubt).picture()
+
+
+def _gate_chart(learned: Lesson, beta: float) -> np.ndarray:
+    mean, colour = learned.mean_loss, GREEN if learned.is_open else BLUE
+    chart = Chart((0, max(1.0, 1.2 * mean, 1.2 * beta)), (0, 1), "mean loss", yticks=())
+    chart.span(0, beta, MINT).mark(beta, f"beta {beta:.2f}", GREY).dot(mean, 0.4, colour, 9)
+    column, row = chart.place(mean, 0.4)
+    anchor, shift = ("la", 14) if column < chart.size[0] / 2 else ("ra", -14)
+    chart.text(column + shift, row - 9, f"{mean:.3f}", anchor=anchor)
+    word = "OPEN: PUS reshapes the loss" if learned.is_open else "CLOSED: plain mean of the loss"
+    return chart.text(6, 3, word, colour).picture()
+
+
+def underfitting_panel(experiment: Experiment) -> Panel:
+    """Return the sliders of kind, kappa, checkpoint and beta."""
+    p = experiment.params
+    names = {pair: name for name, pair in STRATEGIES.items()}
+    likely = next((n for n, (kind, _) in STRATEGIES.items() if kind == p.pus), "clamp, paper")
+    controls = {
+        "kind": menu("kind", STRATEGIES, names.get((p.pus, p.pus_variant), likely)),
+        "kappa": slider("kappa", p.kappa, 0.05, 5, 0.05),
+        "checkpoint": menu("checkpoint", CHECKPOINTS, "late"),
+        "beta": slider("beta, gate", p.beta, 0, 2, 0.02),
+    }
+
+    def draw(scene: ExplorerScene, state: PusState) -> View:
+        """Run the model, where it has not been asked yet, and draw."""
+        if scene.id not in experiment.train_ids:
+            raise InputError(f"{scene.id}: a photograph of your own has no label to doubt; choose a scene")
+        return underfitting_view(scene, model_output(experiment, scene, state.checkpoint), state)
+
+    return Panel(experiment, "Under-fitting", "underfitting", controls, lambda values: PusState(**values), draw)
