@@ -29,7 +29,7 @@ from pmm.method.metrics import confusion_matrix, iou_per_class, mean_iou
 from pmm.method.pseudo_mask import crf_pseudo_mask_steps, ppmg_steps, threshold_pseudo_mask
 from pmm.method.smoothing import MIN_EXPONENT, VARIANTS
 from pmm.run.experiment import Experiment
-from pmm.studies.sweeps import judged_ids
+from pmm.studies.masks import evaluated_ids
 
 METHODS = {"ppmg": "PPMG", "crf": "joint CRF", "threshold": "CAM threshold"}
 CRF_NAMES = ("iterations", "gauss_sxy", "gauss_compat", "bilateral_sxy", "bilateral_srgb", "bilateral_compat")
@@ -260,7 +260,7 @@ class ScoreCurves:
         """Take evenly spaced training images of a run that have ground truth; none where it has none."""
         if not any(experiment.data.has_mask(i) for i in experiment.train_ids):
             return cls([])
-        return cls([load_scene(experiment, i) for i in judged_ids(experiment, count)])
+        return cls([load_scene(experiment, i) for i in evaluated_ids(experiment, count)])
 
     def mean_iou(self, state: MaskState, stop: Stop = lambda: False) -> float:
         """Return the mean IoU of all scenes together; there must be one."""

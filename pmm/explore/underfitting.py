@@ -13,7 +13,7 @@ from pmm.explore import drawing
 from pmm.explore.app import Panel, menu, slider
 from pmm.explore.drawing import BLUE, GREEN, GREY, VERMILION, Chart, View
 from pmm.explore.picker import ExplorerScene
-from pmm.figures.losses import HARD_RGB, WRONG_RGB, Doubted, split_doubted
+from pmm.figures.training import HARD_RGB, WRONG_RGB, Doubted, split_doubted
 from pmm.method import IGNORE_INDEX
 from pmm.method.losses import PretendedUnderfittingLoss
 from pmm.networks.training import EARLY
@@ -168,7 +168,7 @@ def precision_recall(
         Precision and recall, (N,) float64; NaN where nothing is doubted, or no label is wrong.
     """
     split = split_doubted(output.loss, output.pseudo_mask, truth, 0.0)
-    wrong, evaluated = np.sort(output.loss[split.mislabelled]), np.sort(output.loss[split.judged])
+    wrong, evaluated = np.sort(output.loss[split.mislabelled]), np.sort(output.loss[split.evaluated])
     doubted_wrong = len(wrong) - np.searchsorted(wrong, kappas)
     doubted = len(evaluated) - np.searchsorted(evaluated, kappas)
     precision = np.divide(doubted_wrong, doubted, out=np.full(len(kappas), np.nan), where=doubted > 0)
