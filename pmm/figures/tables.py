@@ -105,7 +105,7 @@ def show_table(section: Mapping[str, Any]) -> None:
 def source_html(function: Callable[..., Any]) -> str:
     """Return a function's source, see `source_of`, folded under its full name and the equation its docstring names."""
     name = html.escape(f"{function.__module__}.{function.__qualname__}")
-    headline = (inspect.getdoc(function) or "").partition("\n\n")[0]
+    headline = (inspect.getdoc(function) or "").partition("\nArgs:")[0]
     equation = re.search(r"\([^()]*\b(?:eqs?\.|Algorithm|section) [^()]*\)", headline)
     summary = f"<summary><code>{name}</code> {html.escape(equation[0]) if equation else ''}</summary>"
     style = HtmlFormatter(noclasses=True, nobackground=True, prestyles="font-family:monospace;line-height:1.35")

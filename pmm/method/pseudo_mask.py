@@ -133,7 +133,12 @@ def crf_pseudo_mask(
 
 @dataclass(frozen=True)
 class CrfSteps:
-    """Everything the joint baseline computes on its way to the mask, in the order of eq. 2-4."""
+    """Everything the joint baseline computes on its way to the mask, in the order of eq. 2-4.
+
+    Examples:
+        >>> list(CrfSteps.__dataclass_fields__)
+        ['background', 'posterior', 'mask']
+    """
 
     background: np.ndarray
     """(H, W) float32 in [0, 1], the background score (eq. 2)."""
@@ -162,6 +167,12 @@ def crf_pseudo_mask_steps(
     Raises:
         InputError: as `crf_pseudo_mask`.
         MissingDependency: as `crf_pseudo_mask`.
+
+    Examples:
+        >>> image, cam = np.zeros((4, 4, 3), np.uint8), np.full((1, 4, 4), 0.5, np.float32)
+        >>> steps = crf_pseudo_mask_steps(image, cam, [12], alpha=2)
+        >>> steps.background[0, 0], steps.posterior.shape, np.unique(steps.mask)
+        (np.float32(0.25), (2, 4, 4), array([12], dtype=uint8))
     """
     pixels, maps, ids = _check_inputs(image, cam, class_ids)
     background = background_score(maps, alpha)
