@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -136,28 +136,21 @@ def _export(executed: Path) -> Page:
 
 def _run_each(chosen: Sequence[Path], run: RunFolder, parameters: dict[str, Any], verbose: bool) -> Iterator[Path]:
     """Execute and record notebooks one by one; yield each executed copy."""
+    folder = (run.path / "notebooks").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     with kernels_ahead([notebook.resolve() for notebook in chosen]) as kernels:
         cells = {notebook.resolve(): _count_code_cells(notebook) for notebook in chosen}
         for position, (notebook, kernel) in enumerate(kernels, start=1):
             title = f"[{position}/{len(chosen)}] {notebook.stem}"
-            with _Terminal(title, cells[notebook], verbose) as terminal:
-                facts = _run_one(notebook, kernel, run, parameters, terminal)
-            print(f"{title}: done in {facts['seconds']:.0f} s, peak memory {facts['peak_memory_mib']} MiB", flush=True)
+            started = time.perf_counter()
+            with _Watch(title, cells[notebook], kernel, verbose) as watch:
+                _execute(notebook, folder / notebook.name, parameters, kernel, watch)
+            facts = {"seconds": round(time.perf_counter() - started, 1), "peak_memory_mib": watch.peak_mib}
+            print(f"{title}: done in {facts['seconds']:.0f} s, peak memory {watch.peak_mib} MiB", flush=True)
             manifest = run.manifest()
             manifest["notebooks"] = {**manifest.get("notebooks", {}), notebook.stem: facts}
             write_text(run.path / "manifest.json", json.dumps(manifest, indent=1))
-            yield (run.path / "notebooks" / notebook.name).resolve()
-
-
-def _run_one(
-    notebook: Path, kernel: RunningPython, run: RunFolder, parameters: dict[str, Any], terminal: _Terminal
-) -> dict[str, Any]:
-    output = run.path / "notebooks" / notebook.name
-    output.parent.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    with _quiet_papermill(), _PeakMemory(kernel, terminal.refresh) as memory:
-        _execute(notebook, output.resolve(), parameters, kernel, terminal)
-    return {"seconds": round(time.perf_counter() - started, 1), "peak_memory_mib": memory.peak_mib}
+            yield folder / notebook.name
 
 
 def _count_code_cells(notebook: Path) -> int:
@@ -171,11 +164,11 @@ def _count_code_cells(notebook: Path) -> int:
     return 1 + sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in document.cells)
 
 
-def _execute(
-    notebook: Path, output: Path, parameters: dict[str, Any], kernel: RunningPython, terminal: _Terminal
-) -> None:
+def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernel: RunningPython, watch: _Watch) -> None:
     import papermill
     from papermill.exceptions import PapermillExecutionError
+
+    logging.getLogger("papermill").disabled = True  # it warns of names that a notebook does not use
 
     def escape(path: Path) -> str:
         """Keep papermill from filling in {names} that it finds in a path."""
@@ -190,11 +183,11 @@ def _execute(
             language="python",
             progress_bar=False,
             cwd=notebook.parent,
-            stdout_file=terminal,
-            stderr_file=terminal,
+            stdout_file=watch,
+            stderr_file=watch,
             km=kernel,
             store_widget_state=False,  # a page without a kernel shows the widgets' pictures instead
-            on_cell_executed=terminal.cell_done,
+            on_cell_executed=watch.cell_done,
         )
     except PapermillExecutionError as error:
         raise _translate(error, notebook, output) from None
@@ -225,79 +218,50 @@ def _last_started_cell(output: Path) -> int:
     return 1
 
 
-@contextmanager
-def _quiet_papermill() -> Iterator[None]:
-    """Silence papermill's log: it warns of names that a notebook does not use, which is no fault here."""
-    logger = logging.getLogger("papermill")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+class _Watch:
+    """A bar of one notebook's cells that takes the kernel's text like a file; samples the kernel's memory meanwhile."""
 
-
-class _Terminal:
-    """A bar of one notebook's cells; takes the kernel's text like a file and shows or summarises it."""
-
-    def __init__(self, title: str, cells: int, verbose: bool):
-        self.verbose = verbose
-        self.unfinished_line = ""
-        self.bar = tqdm(total=cells, desc=title, unit="cell", leave=False, disable=None, dynamic_ncols=True)
-        if self.bar.disable:
+    def __init__(self, title: str, cells: int, kernel: RunningPython, verbose: bool):
+        self.peak_mib = 0
+        self._kernel, self._verbose = kernel, verbose
+        self._unfinished_line = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._bar = tqdm(total=cells, desc=title, unit="cell", leave=False, disable=None, dynamic_ncols=True)
+        if self._bar.disable:
             print(f"{title}: running", flush=True)
 
-    def __enter__(self) -> _Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def write(self, text: str) -> None:
-        """Take a piece of text; whole lines are shown."""
-        *lines, self.unfinished_line = (self.unfinished_line + text).split("\n")
-        for line in lines:
-            line = line.rpartition("\r")[2]
-            if self.verbose:
-                self.bar.write(f"    {line}", file=sys.stdout)
-            elif line.strip():
-                self.bar.set_postfix_str(line.strip()[:40], refresh=True)
-
-    def flush(self) -> None:
-        """Do nothing; `write` shows every whole line at once."""
-
-    def refresh(self) -> None:
-        """Redraw, so that the clock goes on during a long cell."""
-        if not self.bar.disable:
-            self.bar.refresh()
-
-    def cell_done(self, **_: object) -> None:
-        """Advance by one cell."""
-        self.bar.update()
-
-
-class _PeakMemory:
-    """Samples the resident memory of a kernel and its children while the block runs."""
-
-    def __init__(self, kernel: RunningPython, on_sample: Callable[[], None]):
-        self.peak_mib = 0
-        self._kernel = kernel
-        self._on_sample = on_sample
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> _PeakMemory:
+    def __enter__(self) -> _Watch:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self._bar.close()
 
-    def _watch(self) -> None:
+    def _sample(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
             self.peak_mib = max(self.peak_mib, round(self._kernel.memory() / 2**20))
-            self._on_sample()
+            if not self._bar.disable:  # so that the clock goes on during a long cell
+                self._bar.refresh()
+
+    def write(self, text: str) -> None:
+        """Take a piece of text; whole lines are shown, in full or as the bar's postfix."""
+        *lines, self._unfinished_line = (self._unfinished_line + text).split("\n")
+        for line in lines:
+            line = line.rpartition("\r")[2]
+            if self._verbose:
+                self._bar.write(f"    {line}", file=sys.stdout)
+            elif line.strip():
+                self._bar.set_postfix_str(line.strip()[:40], refresh=True)
+
+    def flush(self) -> None:
+        """Do nothing; `write` shows every whole line at once."""
+
+    def cell_done(self, **_: object) -> None:
+        """Advance by one cell."""
+        self._bar.update()
 
 
 # --- kernels

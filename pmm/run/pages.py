@@ -28,6 +28,8 @@ from pmm.run.folder import RunFolder
 TEMPLATES = Path(__file__).parent / "templates"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NOTE = "(an interactive widget: open the notebook)\n"
+BAR = re.compile(r"\d+%\|.*\|")
+"""The text of a progress bar of tqdm, `epoch: 50%|#####     | 1/2`; other widgets have none like it."""
 LEARN = re.compile(r"^\|\s*\*\*You learn\*\*\s*\|\s*(.+?)\s*\|\s*$", re.M)
 
 
@@ -182,8 +184,12 @@ def export_page(path: Path) -> Page:
     parts = headings(document)
     title = next((part.title for part in parts if part.level == 1), Markup.escape(path.stem))
     learn = LEARN.search(text)
+    for cell in document.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _still(cell.outputs)
+    document.metadata.pop("widgets", None)
     resources = {"metadata": {"name": title.striptags()}, "parts": [part for part in parts if part.level > 1]}
-    html, _ = _exporter().from_notebook_node(_without_widgets(document), resources)
+    html, _ = _exporter().from_notebook_node(document, resources)
     write_text(path.with_suffix(".html"), html)
     return Page(path.stem, title, to_html(f"You learn {learn[1]}") if learn else Markup(), tuple(parts))
 
@@ -198,23 +204,13 @@ def headings(document: nbformat.NotebookNode) -> list[Part]:
     return renderer.parts
 
 
-def _without_widgets(document: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    for cell in document.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [_still(output) for output in cell.outputs if not _is_bar(output)]
-    document.metadata.pop("widgets", None)
-    return document
-
-
-def _still(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return an output without its widget: what a page without a kernel can show."""
-    if WIDGET not in output.get("data", {}):
-        return output
-    del output.data[WIDGET]
-    return output if set(output.data) - {"text/plain"} else nbformat.v4.new_output("stream", text=NOTE)
-
-
-def _is_bar(output: nbformat.NotebookNode) -> bool:
-    """Tell a progress bar of tqdm by its text, `epoch: 50%|#####     | 1/2`; other widgets have none like it."""
-    data = output.get("data", {})
-    return WIDGET in data and re.search(r"\d+%\|.*\|", "".join(data.get("text/plain", ""))) is not None
+def _still(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Return the outputs of a cell as a page without a kernel can show them."""
+    kept = []
+    for output in outputs:
+        data = output.get("data", {})
+        if data.pop(WIDGET, None) is None:
+            kept.append(output)
+        elif not BAR.search("".join(data.get("text/plain", ""))):
+            kept.append(output if set(data) - {"text/plain"} else nbformat.v4.new_output("stream", text=NOTE))
+    return kept

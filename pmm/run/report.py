@@ -64,36 +64,31 @@ def write_report(run: RunFolder, pages: Mapping[str, Page] | None = None) -> Pat
         raise InputError(f"{run.path}: no params.yaml in it, so this is no run; name one such as runs/demo")
     settings = _read_settings(run.path / "params.yaml")
     manifest = run.manifest()
-    sections = {name: table(section) for name, section in sorted(run.metrics().items(), key=_reading_order)}
+    metrics = run.metrics()
+    order = sorted(metrics, key=lambda name: ([*READING_ORDER, name[:2]].index(name[:2]), name))
+    sections = {name: table(metrics[name]) for name in order}
     headline = next((sections.pop(name) for name in HEADLINES if name in sections), None)
     notebooks = export_notebooks(run, pages)
     drawn = figures(run)
-    page = (
-        templates()
-        .get_template("report.html.j2")
-        .render(
-            run_name=run.path.name,
-            story=drawn.pop(STORY, None),
-            headline=headline,
-            facts=describe(settings),
-            tables=list(sections.values()),
-            chapters=chapters(drawn, notebooks),
-            notebooks=notebooks,
-            settings=_settings_rows(settings),
-            environment=_flatten(manifest.get("environment", {})),
-            stages={name: f"{entry['seconds']:.1f}" for name, entry in manifest.get("stages", {}).items()},
-            timings=manifest.get("notebooks", {}),
-            version=pmm.__version__,
-            written=time.strftime("%Y-%m-%d %H:%M"),
-        )
+    template = templates().get_template("report.html.j2")
+    page = template.render(
+        run_name=run.path.name,
+        story=drawn.pop(STORY, None),
+        headline=headline,
+        facts=describe(settings),
+        tables=list(sections.values()),
+        figures=list(drawn.values()),
+        titles={page.name[:2]: page.title for page in notebooks},
+        notebooks=notebooks,
+        settings=_settings_rows(settings),
+        environment=_flatten(manifest.get("environment", {})),
+        stages={name: f"{entry['seconds']:.1f}" for name, entry in manifest.get("stages", {}).items()},
+        timings=manifest.get("notebooks", {}),
+        version=pmm.__version__,
+        written=time.strftime("%Y-%m-%d %H:%M"),
     )
     write_text(run.path / "report.html", page)
     return run.path / "report.html"
-
-
-def _reading_order(item: tuple[str, Any]) -> tuple[int, str]:
-    name = item[0]
-    return (READING_ORDER.index(name[:2]) if name[:2] in READING_ORDER else len(READING_ORDER)), name
 
 
 def describe(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -185,16 +180,6 @@ def figures(run: RunFolder) -> dict[str, dict[str, Any]]:
         told = {"notebook": notebook, "alt": entry.get("alt", words), "caption": entry.get("caption", words)}
         drawn[path.stem] = {**told, **_embed(path)}
     return drawn
-
-
-def chapters(drawn: Mapping[str, Mapping[str, Any]], notebooks: Sequence[Page]) -> list[dict[str, Any]]:
-    """Group figures by the notebook that drew them: for each notebook with figures its title and figures."""
-    titles = {page.name[:2]: page.title for page in notebooks}
-    numbers = sorted({figure["notebook"] for figure in drawn.values()})
-    return [
-        {"title": titles.get(n, f"Notebook {n}"), "figures": [f for f in drawn.values() if f["notebook"] == n]}
-        for n in numbers
-    ]
 
 
 def _embed(path: Path) -> dict[str, Any]:
