@@ -115,11 +115,9 @@ def ppmg_figure(
     draw_image(axes[1, 4], image)
     axes[1, 4].set_title("the image")
     add_legend(figure, [steps.mask], class_names)
-    return figure.say(
-        "PPMG step by step; one row is one class.",
-        f"Rows for {' and '.join(names)}, with the columns {', '.join(STEP_TITLES)}. "
-        f"At the right the {in_words('result', steps.mask, class_names)}.",
-    )
+    columns = "; ".join([*STEP_TITLES, in_words("pseudo-mask", steps.mask, class_names)])
+    alt = f"Rows for {' and '.join(names)}. Columns: {columns}."
+    return figure.say("PPMG step by step; one row is one class.", alt.replace("\n", ", "))
 
 
 def variant_masks(experiment: Experiment, image_id: str) -> dict[str, np.ndarray]:

@@ -93,9 +93,11 @@ def _is_mask(image: np.ndarray) -> bool:
 
 
 def in_words(title: str, image: np.ndarray, class_names: Sequence[str]) -> str:
-    """Say what a panel shows: its title and, of a mask with named classes, the share of each."""
+    """Say what a panel shows: its title and, of a heat map, its mean or, of a mask with named classes, their shares."""
     words = " ".join(title.split())
-    if not _is_mask(image) or not len(class_names):
+    if np.ndim(image) == 2 and not _is_mask(image):
+        return f"{words} (mean {np.mean(image):.2f})"
+    if np.ndim(image) == 3 or not len(class_names):
         return words
     values, counts = np.unique(image, return_counts=True)
     names, shares = [_name(v, class_names) for v in values], [as_percent(n / np.size(image), 0) for n in counts]

@@ -206,6 +206,7 @@ def test_curves_bars_and_tables_write_their_numbers():
 def test_figures_describe_themselves(mask):
     shares = "background 54 %, bird 16 %, small mammal 22 %, unknown (255) 8 %"
     assert panels.image_row([("a\nmask", mask), ("", mask)], NAMES).alt == f"Images: a mask ({shares})."
+    assert panels.heat_row([("heat", np.array([[0.0, 0.5]])), ("mask", mask)]).alt == "Images: heat (mean 0.25); mask."
     assert panels.bars({"small_mammal": 0.25}, "IoU").alt == "Bars of IoU: small mammal 25.0 %."
     two = {"x": {"a": 0.25}, "y": {"a": 0.5, "b": 1.0}}
     assert panels.grouped_bars(two, "IoU").alt == "Bars of IoU. x: a 25.0 %, b –; y: a 50.0 %, b 100.0 %."

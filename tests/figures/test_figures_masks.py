@@ -135,7 +135,8 @@ def test_ppmg_figure_draws_any_number_of_classes(classes):
     cam, ids = rng.random((classes, 12, 16), dtype=np.float32), list(range(1, classes + 1))
     steps = ppmg_steps(image, cam, ids, s=0.3, alpha=2, t=0.05, crf=CRFSettings(iterations=1))
     kept = cam.copy()
-    assert to_png(masks.ppmg_figure(image, cam, ids, steps, (*NAMES, "dog"))).startswith(PNG)
+    figure = masks.ppmg_figure(image, cam, ids, steps, (*NAMES, "dog"))
+    assert to_png(figure).startswith(PNG) and figure.alt.startswith("Rows for bird, c_v = ") and "\n" not in figure.alt
     assert np.array_equal(cam, kept)
 
 
