@@ -111,6 +111,22 @@ def test_links_to_notebooks_lead_somewhere(path):
 
 
 @pytest.mark.parametrize(
+    ("stem", "functions"),
+    [
+        ("02", "normalize_cam"),
+        ("03", "coefficient_of_variation smooth_cam raise_cam"),
+        ("04", "background_score crf_pseudo_mask proportion ppmg_steps"),
+        ("05", "pus_clamp pus_pow pus_ignore forward"),
+        ("06", "cyclic_pseudo_mask"),
+    ],
+)
+def test_the_function_behind_an_equation_can_be_read_where_it_is_taught(stem, functions):
+    (path,) = (p for p in NOTEBOOKS if p.stem.startswith(stem))
+    shown = re.findall(r"show_source\((.*)\)", "\n".join(cell.source for cell in code_cells(path)))
+    assert set(functions.split()) <= {name.split(".")[-1] for names in shown for name in names.split(", ")}
+
+
+@pytest.mark.parametrize(
     ("line", "expected"),
     [
         ("s = 0.3  # strength", "not `name"),

@@ -97,7 +97,7 @@ def scales_figure(image: np.ndarray, raw: np.ndarray, maps: Mapping[str, np.ndar
         name: the class.
     """
     first, *others = overlay_panels(image, maps)
-    figure = heat_row([first, (f"raw map, scale 1: {raw.shape[0]} x {raw.shape[1]} places", raw), *others])
+    figure = heat_row([first, (f"raw map, scale 1,\n{raw.shape[0]} x {raw.shape[1]} places", raw), *others])
     return figure.say(f"The map of {spaced(name)} at single scales, and the sum that becomes the CAM.")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pmm.data import SegmentationData
 from pmm.figures.data import ground_truth_panel, label_names
-from pmm.figures.panels import Panel, add_legend, curves, draw_image, heat_row, image_row, in_words
+from pmm.figures.panels import add_legend, curves, draw_image, heat_row, image_row, in_words
 from pmm.figures.style import WIDTH, CaptionedFigure, new_figure, spaced, styled, wrap
 from pmm.method import IGNORE_INDEX
 from pmm.method.pseudo_mask import PpmgSteps, background_score, ppmg
@@ -78,14 +78,10 @@ def mask_rows(data: SegmentationData, rows: Mapping[str, Mapping[str, np.ndarray
 
 def background_figure(image: np.ndarray, cam: np.ndarray, alphas: Sequence[float]) -> CaptionedFigure:
     """Draw an image, its strongest activation and its background score for each alpha; (C, H, W) cam in [0, 1]."""
-    figure = heat_row([("image", image), *alpha_panels(cam, alphas)], columns=3, label="activation, score")
+    scores = [(f"background, alpha {alpha:g}", background_score(cam, alpha)) for alpha in alphas]
+    panels = [("image", image), ("strongest CAM", cam.max(axis=0)), *scores]
+    figure = heat_row(panels, columns=3, label="activation, score")
     return figure.say("Background score of one image for several alpha.")
-
-
-def alpha_panels(cam: np.ndarray, alphas: Sequence[float]) -> list[Panel]:
-    """Return the strongest activation and its background score for each alpha, as panels of `heat_row`."""
-    panels = [("strongest CAM", cam.max(axis=0))]
-    return panels + [(f"background, alpha {alpha:g}", background_score(cam, alpha)) for alpha in alphas]
 
 
 @styled
@@ -154,7 +150,7 @@ def sweep_figure(
     """Draw mIoU over a swept parameter, one curve a sweep.
 
     Args:
-        sweeps: dicts of `pmm.studies.sweeps` that share one parameter.
+        sweeps: dicts of `pmm.studies.masks.sweep` that share one parameter.
         title: over the axes.
         marks: label -> value of a dashed vertical line, such as the run's own value.
     """
@@ -227,7 +223,7 @@ def story_figure(experiment: Experiment, image_id: str, model: str) -> Captioned
     """
     p, data, (_, cam) = experiment.params, experiment.data, experiment.cam(image_id)
     panels = [
-        (f"image:\n{label_names(data, image_id)}", data.image(image_id)),
+        ("label: " + label_names(data, image_id).replace(", ", ",\n"), data.image(image_id)),
         ("CAM,\nall classes", cam.max(axis=0)),
         (f"smoothed,\ns = {p.s:g}", smooth_cam(cam, p.s, p.t, p.variant).max(axis=0)),
         ("pseudo-mask,\nPPMG", experiment.pseudo_mask("ppmg", image_id)),

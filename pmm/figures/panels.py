@@ -243,7 +243,7 @@ def spread_in_words(values: np.ndarray) -> str:
 
 @styled
 def curves(
-    series: Curves, xlabel: str, ylabel: str, title: str = "", marks: Mapping[str, float] | None = None,
+    series: Curves, xlabel: str, ylabel: str, marks: Mapping[str, float] | None = None,
     ylim: tuple[float | None, float | None] | None = None, height: float = 4.6,
 ) -> CaptionedFigure:  # fmt: skip
     """Draw labelled curves; each ends with its name, so that no reader has to match colours.
@@ -251,7 +251,6 @@ def curves(
     Args:
         series: label -> (x, y).
         xlabel, ylabel: with the unit.
-        title: over the axes.
         marks: label -> x of a dashed vertical line.
         ylim: range of the y axis.
         height: inches.
@@ -261,7 +260,7 @@ def curves(
     for position, (label, (x, y)) in enumerate(series.items()):
         marker = "o" if len(x) <= 20 else None
         axis.plot(x, y, dashes[position % 4], color=LINES[position % len(LINES)], marker=marker, label=label)
-    axis.set(xlabel=xlabel, ylabel=ylabel, title=title, ylim=ylim)
+    axis.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
     if xlabel == "epoch":
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(True)
@@ -274,6 +273,8 @@ def curves(
 
 
 def _curve_in_words(x: Sequence[float], y: Sequence[float]) -> str:
+    if not len(x):
+        return "no values"
     top = int(np.nanargmax(y)) if np.isfinite(y).any() else 0
     ends = f"{y[0]:.3g} at {x[0]:.3g}, {y[-1]:.3g} at {x[-1]:.3g}"
     return ends if top in (0, len(x) - 1) else f"{ends}, highest {y[top]:.3g} at {x[top]:.3g}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pmm.figures.data import overlay_panels
-from pmm.figures.panels import Panel, curves, draw_marks, heat_row, spread_in_words
+from pmm.figures.panels import curves, draw_marks, heat_row, spread_in_words
 from pmm.figures.style import CaptionedFigure, new_figure, spaced, styled
 from pmm.method import IGNORE_INDEX
 from pmm.method.smoothing import raise_cam, smooth_cam, smoothing_exponent
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # its import brings torch
     from pmm.run.experiment import Experiment
 
 GAIN = 4
+"""The activation that smoothing adds is small."""
 Found = tuple[float, str, int]
 """A map among all training CAMs: its c_v, the image's id, the class id."""
 
@@ -53,26 +54,14 @@ def power_curves(variations: Mapping[str, float], s: float) -> CaptionedFigure:
     )
 
 
-def before_after(image: np.ndarray, name: str, before: np.ndarray, after: np.ndarray) -> list[Panel]:
-    """Return four panels for `heat_row`: the image, one class's CAM before and after, and the gain.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        name: the class.
-        before, after: (H, W) float in [0, 1]; the gain is shown GAIN times brighter, since it is small.
-    """
-    gain = np.clip(GAIN * (after - before), 0, 1).astype(np.float32)
-    maps = {f"{name}: before": before, f"{name}: after": after}
-    return [*overlay_panels(image, maps), (f"added, {GAIN} x brighter", gain)]
-
-
 def before_after_figure(experiment: Experiment, chosen: Sequence[Found]) -> CaptionedFigure:
-    """Draw maps before and after smoothing with the run's parameters, a row each, and what was added."""
+    """Draw maps before and after smoothing with the run's parameters, a row each, and what was added, GAIN-fold."""
     p, data, panels = experiment.params, experiment.data, []
     for _, image_id, class_id in chosen:
-        before = class_map(experiment, image_id, class_id)
+        name, before = spaced(data.class_names[class_id]), class_map(experiment, image_id, class_id)
         after = smooth_cam(before[None], p.s, p.t, p.variant)[0]
-        panels += before_after(data.image(image_id), spaced(data.class_names[class_id]), before, after)
+        panels += overlay_panels(data.image(image_id), {f"{name}: before": before, f"{name}: after": after})
+        panels.append((f"added, {GAIN} x brighter", np.clip(GAIN * (after - before), 0, 1).astype(np.float32)))
     figure = heat_row(panels)
     found = ", ".join(f"{spaced(data.class_names[c])} (c_v {c_v:.2f})" for c_v, _, c in chosen)
     return figure.say(

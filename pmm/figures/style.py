@@ -147,6 +147,9 @@ def show(
     Raises:
         InputError: the figure lacks caption or alt, or name does not begin with two digits and `_`.
     """
+    from IPython.display import display  # the two take a second, and only notebooks need them
+    from matplotlib import pyplot
+
     caption, alt = getattr(figure, "caption", ""), getattr(figure, "alt", "")
     if not caption.strip() or not alt.strip():
         raise InputError("show: caption or alt is empty; give the figure both with figure.say(caption, alt)")
@@ -157,8 +160,9 @@ def show(
         if svg:
             with whole_file(folder / "figures" / f"{name}.svg") as file:
                 file.write(to_svg(figure))
-    _display(png, caption, alt)
-    close(figure)
+    bundle = {"text/html": figure_html(png, caption, alt), "text/plain": f"[figure] {alt}"}
+    display(bundle, raw=True, metadata={"alt": alt})
+    pyplot.close(figure)
 
 
 def keep(png: bytes, caption: str, alt: str, name: str, folder: Path) -> None:
@@ -182,13 +186,6 @@ def figure_html(png: bytes, caption: str, alt: str) -> str:
     return f'<figure style="margin:0">{image}<figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
-def close(figure: Figure) -> None:
-    """Release the figure if pyplot made it; others go with their last reference."""
-    from matplotlib import pyplot
-
-    pyplot.close(figure)
-
-
 def as_percent(value: float, digits: int = 1) -> str:
     """Write a fraction as per cent; not-a-number as a dash."""
     return "–" if value is None or not np.isfinite(value) else f"{100 * value:.{digits}f} %"
@@ -197,10 +194,3 @@ def as_percent(value: float, digits: int = 1) -> str:
 def spaced(name: str) -> str:
     """Return a class name as prose writes it: without underscores."""
     return name.replace("_", " ")
-
-
-def _display(png: bytes, caption: str, alt: str) -> None:
-    from IPython.display import display
-
-    bundle = {"text/html": figure_html(png, caption, alt), "text/plain": f"[figure] {alt}"}
-    display(bundle, raw=True, metadata={"alt": alt})

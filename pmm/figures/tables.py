@@ -20,13 +20,9 @@ CELL = 'style="text-align:left;padding:2px 12px 2px 0"'
 
 
 def score_section(
-    title: str,
-    data: str,
-    scores: Mapping[str, Mapping[str, Any]],
-    note: str = "",
-    what: str = "method",
+    title: str, data: str, scores: Mapping[str, Mapping[str, Any]], note: str = "", what: str = "method",
     bound: str | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Gather scores as a section of metrics.json.
 
     Args:
@@ -81,7 +77,7 @@ def summary_section(run: RunFolder, sections: Mapping[str, tuple[str, int]], dat
         "data": data,
         "columns": ["what", "step", "mIoU"],
         "rows": rows,
-        "note": "Pseudo-masks are judged on the training split, models on the validation split.",
+        "note": "Pseudo-masks are evaluated on the training split, models on the validation split.",
     }
 
 
@@ -107,25 +103,28 @@ def show_table(section: Mapping[str, Any]) -> None:
 
 
 def source_html(function: Callable[..., Any]) -> str:
-    """Return a function's source, highlighted, folded under its full name and the equation its docstring names."""
+    """Return a function's source, see `source_of`, folded under its full name and the equation its docstring names."""
     name = html.escape(f"{function.__module__}.{function.__qualname__}")
     headline = (inspect.getdoc(function) or "").partition("\n\n")[0]
     equation = re.search(r"\([^()]*\b(?:eqs?\.|Algorithm|section) [^()]*\)", headline)
     summary = f"<summary><code>{name}</code> {html.escape(equation[0]) if equation else ''}</summary>"
-    formatter = HtmlFormatter(noclasses=True, nobackground=True, prestyles="line-height:1.35")
-    return f"<details>{summary}{highlight(inspect.getsource(function), PythonLexer(), formatter)}</details>"
+    style = HtmlFormatter(noclasses=True, nobackground=True, prestyles="font-family:monospace;line-height:1.35")
+    return f"<details>{summary}{highlight(source_of(function), PythonLexer(), style)}</details>"
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """Return a function's or class's source as the package has it, and below it the private functions it calls."""
+    source, module = inspect.getsource(function), vars(inspect.getmodule(function))
+    called = [module.get(name) for name in dict.fromkeys(re.findall(r"\b_\w+(?=\()", source))]
+    return "\n\n".join([source, *(inspect.getsource(part) for part in called if inspect.isfunction(part))])
 
 
 def show_source(*functions: Callable[..., Any]) -> None:
-    """Display the source of functions or classes as the package has it, each folded under its name.
-
-    Args:
-        functions: written in Python, in a file.
-    """
+    """Display the source of functions or classes, each folded under its name; written in Python, in a file."""
     from IPython.display import display
 
     page = "".join(source_html(function) for function in functions)
-    display({"text/html": page, "text/plain": "\n".join(map(inspect.getsource, functions))}, raw=True)
+    display({"text/html": page, "text/plain": "\n\n".join(map(source_of, functions))}, raw=True)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pmm.figures.masks import MARK_RGB, highlight, mask_rows
 from pmm.figures.palette import LINES
-from pmm.figures.panels import draw_image
+from pmm.figures.panels import draw_image, draw_marks
 from pmm.figures.style import HEAT, WIDTH, CaptionedFigure, new_figure, styled, wrap
 from pmm.method import IGNORE_INDEX
 from pmm.method.losses import pus_clamp, pus_ignore, pus_pow
@@ -106,8 +106,8 @@ def loss_shapes_figure(kappa: float, power: float, limit: float = 3.0) -> Captio
         label = f"pow, exponent {power:g}" if name == "pow" else name
         for axis, y in zip(axes[0], value_and_slope(shape, losses), strict=True):
             axis.plot(losses, y, dash, color=colour, linewidth=width, label=label)
-    _label(axes[0, 0], "pixel loss after the strategy", kappa, limit)
-    _label(axes[0, 1], "slope: how much it teaches", kappa, 2.05)
+    _finish_shape(axes[0, 0], "pixel loss after the strategy", kappa, limit)
+    _finish_shape(axes[0, 1], "slope: how much it teaches", kappa, 2.05)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure.say(
         f"Left: the loss of one pixel after each strategy, kappa {kappa:g}. Right: its slope.",
@@ -116,10 +116,8 @@ def loss_shapes_figure(kappa: float, power: float, limit: float = 3.0) -> Captio
     )
 
 
-def _label(axis: Axes, title: str, kappa: float, top: float) -> None:
-    axis.axvline(kappa, color="0.25", linestyle="--", linewidth=1.4)
-    axis.annotate(f"kappa = {kappa:g}", (kappa, 0.97), xycoords=("data", "axes fraction"), xytext=(6, 0),
-                  textcoords="offset points", va="top", fontsize=13)  # fmt: skip
+def _finish_shape(axis: Axes, title: str, kappa: float, top: float) -> None:
+    draw_marks(axis, {f"kappa = {kappa:g}": kappa})
     axis.set(title=title, xlabel="pixel loss L", ylim=(-0.05, top))
     axis.grid(True)
 

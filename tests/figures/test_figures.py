@@ -14,7 +14,7 @@ from PIL import Image
 
 from pmm.errors import InputError
 from pmm.figures import data, palette, panels, smoothing, style
-from pmm.method.smoothing import MIN_EXPONENT
+from pmm.method.smoothing import MIN_EXPONENT, smooth_cam
 
 ALT = 'A mask of "birds" & <fish>'
 NAMES = ("background", "bird", "small_mammal")
@@ -216,6 +216,7 @@ def test_figures_describe_themselves(mask):
     series = {"one": ([0, 1, 2], [1, 3, 2]), "two": ([0, 2], [5, 4])}
     alt = "Curves of y over x. one: 1 at 0, 2 at 2, highest 3 at 1; two: 5 at 0, 4 at 2."
     assert panels.curves(series, "x", "y").alt == alt
+    assert panels.curves({"none": ([], [])}, "x", "y").alt == "Curves of y over x. none: no values."
     values = {"a": np.array([0.1, 0.3, 0.8]), "b": np.array([])}
     spread = "a, 3 values from 0.10 to 0.80, median 0.30; b, no values"
     assert panels.histogram(values, "share").alt == f"Histograms of share: {spread}."
@@ -291,7 +292,7 @@ def test_figures_of_cams_know_their_classes(image, mask):
     scene = OneScene(image, mask)
     assert data.cams_figure(scene, ["x", "y"]).alt.count("bird; small mammal") == 2
     figure = data.scales_figure(image, np.ones((2, 3)), {"scale 1": np.ones((12, 16))}, "small_mammal")
-    assert "small mammal" in figure.caption and "raw map, scale 1: 2 x 3 places" in figure.alt
+    assert "small mammal" in figure.caption and "raw map, scale 1, 2 x 3 places" in figure.alt
     figure = smoothing.extremes_figure(scene, {"even": (0.5, "x", 1), "uneven": (1.2, "x", 2)})
     assert figure.alt == "Images: image; bird, c_v = 0.50; image; small mammal, c_v = 1.20."
     figure = smoothing.before_after_figure(scene, [(0.5, "x", 1), (1.2, "x", 2)])
@@ -311,10 +312,12 @@ def test_coverage_by_hand():
 
 
 def test_smoothing_figures(image):
-    heat = np.linspace(0, 1, 192, dtype=np.float32).reshape(12, 16)
-    row = smoothing.before_after(image, "bird", heat, np.sqrt(heat))
-    assert [t for t, _ in row] == ["image", "bird: before", "bird: after", "added, 4 x brighter"]
-    assert np.allclose(row[3][1], np.minimum(4 * (np.sqrt(heat) - heat), 1), atol=1e-6)
+    scene = OneScene(image, None)
+    axes = smoothing.before_after_figure(scene, [(0.5, "x", 1)]).axes
+    assert [axis.get_title() for axis in axes[:4]] == ["image", "bird: before", "bird: after", "added, 4 x brighter"]
+    heat = scene.cam("x")[1][0]
+    added = smooth_cam(heat[None], s=0.3, t=0.05, variant="paper")[0] - heat
+    assert np.allclose(axes[3].images[0].get_array(), np.minimum(4 * added, 1), atol=1e-6) and added.max() > 0
     curve = smoothing.power_curves({"high": 1.0}, s=0.5).axes[0].lines[1]
     assert np.allclose(curve.get_ydata(), curve.get_xdata() ** 0.5, atol=1e-6) and MIN_EXPONENT < 0.5
     assert "largest possible" in texts(smoothing.variation_histogram(np.array([0.5]), 0.3, 2.12))
