@@ -117,6 +117,7 @@ def test_links_to_notebooks_lead_somewhere(path):
         ("02", "normalize_cam"),
         ("03", "coefficient_of_variation smooth_cam raise_cam"),
         ("04", "background_score crf_pseudo_mask proportion ppmg_steps"),
+        ("05", "pus_clamp pus_pow pus_ignore forward"),
         ("06", "cyclic_pseudo_mask"),
     ],
 )

@@ -148,7 +148,7 @@ def sweep_figure(
     """Draw mIoU over a swept parameter, one curve a sweep.
 
     Args:
-        sweeps: dicts of `pmm.studies.sweeps` that share one parameter.
+        sweeps: dicts of `pmm.studies.masks.sweep` that share one parameter.
         title: over the axes.
         marks: label -> value of a dashed vertical line, such as the run's own value.
     """

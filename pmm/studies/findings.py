@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -110,8 +110,8 @@ def hindsight_sentence(record: Record) -> str:
     return f"With the alpha that is best in hindsight on either side, smoothing brings: {'; '.join(parts)}."
 
 
-def _best_by_seed(cells) -> list[Cell]:
-    best = {}
+def _best_by_seed(cells: Iterable[Cell]) -> list[Cell]:
+    best: dict[int, Cell] = {}
     for cell in sorted((cell for cell in cells if cell["miou"] is not None), key=lambda cell: cell["miou"]):
         best[cell["seed"]] = cell
     return [best[seed] for seed in sorted(best)]

@@ -137,11 +137,7 @@ def _threshold_masks(thresholds: Sequence[float], image: EvaluatedImage) -> list
 
 
 def sweep(
-    experiment: Experiment,
-    method: str,
-    values: Sequence[float] | None = None,
-    count: int = 24,
-    s: float | None = None,
+    experiment: Experiment, method: str, values: Sequence[float] | None = None, count: int = 24, s: float | None = None
 ) -> dict[str, Any]:
     """Score a method for several values of its one parameter: alpha > 0, or the threshold in [0, 1].
 
