@@ -35,7 +35,6 @@ from pmm.threads import map_images
 
 METHODS = ("threshold", "crf", "ppmg_s0", "ppmg")
 """How pseudo-masks are made: CAM at a fixed threshold, joint CRF, PPMG without (s = 0) and with smoothing."""
-
 AUGMENTATIONS = {
     "weak": {"scale": (1.0, 1.0), "colour": 0.0, "erase": 0.0},
     "strong": {"scale": (0.6, 1.5), "colour": 0.3, "erase": 0.5},
@@ -55,17 +54,7 @@ def train_classifier(
     folder: Path,
     statistics: Statistics,
 ) -> None:
-    """Train the multi-label classifier in place from image-level labels; see `networks.training.fit`.
-
-    Args:
-        model: on its device, its backbone with ImageNet's weights.
-        data: gives images and labels.
-        image_ids: what it learns from.
-        settings: epochs, batch size, learning rates, seed.
-        augmentation: of the training images.
-        folder: receives weights and log.
-        statistics: mean and standard deviation of the model's input.
-    """
+    """Train the multi-label classifier in place from image-level labels, as `fit` says; weights go into `folder`."""
 
     def load(index: int) -> tuple[np.ndarray, None, Tensor]:
         """Read an image and its labels."""
@@ -130,15 +119,11 @@ def write_cams(
     flip: bool,
     statistics: Statistics,
 ) -> int:
-    """Compute and write the CAMs of all images; files that are there already are kept.
+    """Compute the CAMs of all images and write `<id>.npz`; files that exist are kept.
 
     Args:
-        model: in evaluation mode, on its device.
-        data: gives images and labels.
-        image_ids: of the images.
-        folder: receives `<id>.npz`.
         batch_size: images of one size in a pass; 0 leaves it to `cam_batch_size`. One image a thread for 1.
-        scales, flip, statistics: as in `multi_scale_cam`.
+        model, scales, flip, statistics: as in `multi_scale_cam`.
 
     Returns:
         How many images have an all-zero CAM.
@@ -203,14 +188,10 @@ def write_pseudo_masks(
     workers: int = 0,
     engine: str = "lattice",
 ) -> None:
-    """Make the masks of all images from their CAMs; files that are there already are kept.
+    """Make the masks of all images from the CAMs `<id>.npz` and write `<id>.png`; files that exist are kept.
 
     Args:
         make: see `mask_function`.
-        data: knows the images' files.
-        image_ids: of the images.
-        cams: folder of `<id>.npz`.
-        folder: receives `<id>.png`.
         workers: images at a time, see `map_images`.
         engine: of the CRF: the lattice releases the GIL, so that threads do; pydensecrf needs processes.
 
@@ -246,13 +227,7 @@ def write_noisy_masks(data: SegmentationData, image_ids: Sequence[str], share: f
 
 
 def write_predicted_masks(predict: Callable[[str], np.ndarray], image_ids: Sequence[str], folder: Path) -> None:
-    """Write what a model predicts for all images; files that are there already are kept.
-
-    Args:
-        predict: image id -> (H,W) uint8; called from several threads.
-        image_ids: of the images.
-        folder: receives `<id>.png`.
-    """
+    """Write what `predict` returns for each image, (H,W) uint8, from several threads; files that exist are kept."""
     todo = _missing(image_ids, folder, ".png")
     done = map_images(lambda i: write_mask(folder / f"{i}.png", predict(i)), todo)
     _exhaust(done, f"{folder.name} masks", len(image_ids), len(todo))
@@ -270,13 +245,7 @@ def read_pseudo_mask(folder: Path, image_id: str, n_classes: int) -> np.ndarray:
 def evaluate_masks(
     data: SegmentationData, image_ids: Iterable[str], predict: Callable[[str], np.ndarray], title: str
 ) -> dict[str, Any]:
-    """Compare masks with the ground truth of the images that have one.
-
-    Args:
-        data: gives the ground truth.
-        image_ids: of the images.
-        predict: image id -> (H,W) uint8; called from several threads.
-        title: of the progress bar.
+    """Compare what `predict` returns, (H,W) uint8, from several threads, with the ground truth where there is one.
 
     Returns:
         miou, iou by class name, pixel_accuracy in [0,1] and images, the number of images evaluated; an empty dict
@@ -302,12 +271,7 @@ def train_segmenter(
     statistics: Statistics,
     title: str,
 ) -> None:
-    """Train a segmentation model in place from masks; see `networks.training.fit`.
-
-    Args:
-        read_training_mask: image id -> (H,W) uint8 mask to learn from.
-        model, data, image_ids, loss, settings, augmentation, folder, statistics, title: as in `train_classifier`.
-    """
+    """Train a segmentation model in place, as `fit` says, from the masks (H,W) uint8 that `read_training_mask` gives."""
 
     def load(index: int) -> tuple[np.ndarray, np.ndarray, None]:
         """Read an image and the mask it is trained on."""
