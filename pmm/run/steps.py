@@ -271,7 +271,7 @@ def train_segmenter(
     statistics: Statistics,
     title: str,
 ) -> None:
-    """Train a segmentation model in place, as `fit` says, from the masks (H,W) uint8 that `read_training_mask` gives."""
+    """Train a segmentation model in place, as `fit` says, from masks (H,W) uint8 that `read_training_mask` gives."""
 
     def load(index: int) -> tuple[np.ndarray, np.ndarray, None]:
         """Read an image and the mask it is trained on."""
