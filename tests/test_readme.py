@@ -61,7 +61,7 @@ def test_a_command_works_as_it_is_printed(project, command):
     done = shell(command, project)
     assert done.returncode == 0, done.stdout + done.stderr
     if " run " in command and "own" in command:
-        assert done.stdout == "mine 0.3 ''\n"
+        assert done.stdout == "my_set 0.3 ''\n"
     if "check" in command:
         assert all(line.startswith("OK ") for line in done.stdout.splitlines())
     if "papermill" in command:
