@@ -212,30 +212,13 @@ def story(experiment: Experiment, image_id: str, alpha: float) -> CaptionedFigur
     )
 
 
-def _said(found: Mapping[str, Record], sentence: Callable[[Record], str]) -> str:
-    return " ".join(findings.each(found, sentence))
-
-
-def _own(found: Mapping[str, Record]) -> dict[str, Any]:
-    return masks.own_of(next(iter(found.values())))
-
-
 def s_alpha_maps(found: Mapping[str, Record]) -> CaptionedFigure:
     """Draw mIoU over s and alpha, one heat map a grid; `found` is title -> grid of `masks.run_mask_grid`."""
-    own = _own(found)
+    own = masks.own_of(next(iter(found.values())))
     tables = {title: masks.table(record, "s", "alpha") for title, record in found.items()}
     return heat_maps(tables, "s", "alpha", own=(own["s"], own["alpha"])).say(
         "mIoU of the pseudo-masks over s and alpha; orange marks the run's setting, which was fixed beforehand.",
-        _said(found, findings.smoothing_sentence),
-    )
-
-
-def s_alpha_curves(found: Mapping[str, Record]) -> CaptionedFigure:
-    """Draw mIoU over alpha, one curve a value of s; `found` as in `s_alpha_maps`."""
-    curves = {title: masks.curves(record, "alpha", "s") for title, record in found.items()}
-    return lines_figure(curves, "alpha", "mIoU in %", _own(found)["alpha"], log=True).say(
-        "The same grid as curves over alpha, one a value of s; dashed: the run's alpha.",
-        f"One curve over alpha for each value of s. {_said(found, findings.smoothing_sentence)}",
+        " ".join(findings.each(found, findings.smoothing_sentence)),
     )
 
 
@@ -247,22 +230,32 @@ def class_map(title: str, record: Record) -> CaptionedFigure:
     )
 
 
+def _grid_curves(
+    found: Mapping[str, Record], axis: str, lines: str | None, say: Callable[[Record], str], xlabel: str, **look: bool
+) -> CaptionedFigure:
+    curves = {title: masks.curves(record, axis, lines) for title, record in found.items()}
+    figure = lines_figure(curves, xlabel, "mIoU in %", masks.own_of(next(iter(found.values())))[axis], **look)
+    return figure.say("", " ".join(findings.each(found, say)))
+
+
+def s_alpha_curves(found: Mapping[str, Record]) -> CaptionedFigure:
+    """Draw mIoU over alpha, one curve a value of s; `found` as in `s_alpha_maps`."""
+    figure = _grid_curves(found, "alpha", "s", findings.smoothing_sentence, "alpha", log=True)
+    caption = "The same grid as curves over alpha, one a value of s; dashed: the run's alpha."
+    return figure.say(caption, f"One curve over alpha for each value of s. {figure.alt}")
+
+
 def threshold_curves(found: Mapping[str, Record]) -> CaptionedFigure:
     """Draw mIoU over t by both variants; `found` as in `s_alpha_maps`."""
-    curves = {title: masks.curves(record, "t", "variant") for title, record in found.items()}
-    return lines_figure(curves, "t", "mIoU in %", _own(found)["t"]).say(
-        "mIoU of the pseudo-masks over t, by the released code and by the equations; dashed: the run's t.",
-        _said(found, findings.threshold_sentence),
-    )
+    caption = "mIoU of the pseudo-masks over t, by the released code and by the equations; dashed: the run's t."
+    return _grid_curves(found, "t", "variant", findings.threshold_sentence, "t").say(caption)
 
 
 def crf_curves(found: Mapping[str, Record]) -> CaptionedFigure:
     """Draw mIoU over the strength of the CRF; `found` as in `s_alpha_maps`."""
-    curves = {title: {"mIoU": masks.curve(record, "crf_scale")} for title, record in found.items()}
-    return lines_figure(curves, "factor on both weights", "mIoU in %", _own(found)["crf_scale"], even=True).say(
-        "mIoU of the pseudo-masks over the strength of the CRF; 0 is no CRF, dashed: the run's.",
-        _said(found, findings.crf_sentence),
-    )
+    caption = "mIoU of the pseudo-masks over the strength of the CRF; 0 is no CRF, dashed: the run's."
+    figure = _grid_curves(found, "crf_scale", None, findings.crf_sentence, "factor on both weights", even=True)
+    return figure.say(caption)
 
 
 def augment_curves(record: Record) -> CaptionedFigure:

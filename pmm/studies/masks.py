@@ -149,15 +149,9 @@ def sweep(
         masks = partial(ppmg_masks, [replace(own, alpha=alpha) for alpha in values], experiment.crf_settings())
     ids = evaluated_ids(experiment, count)
     total = confusions(experiment, masks, ids, f"{title}: {parameter}")
-    split = f"{experiment.data.name}, {len(ids)} images of split {experiment.params.train_split}"
-    return {
-        "method": title,
-        "parameter": parameter,
-        "values": values,
-        "miou": [round(mean_iou(confusion), 4) for confusion in total],
-        "images": len(ids),
-        "data": f"{split}, against ground truth",
-    }
+    data = f"{experiment.data.name}, {len(ids)} images of split {experiment.params.train_split}, against ground truth"
+    found = {"method": title, "parameter": parameter, "values": values}
+    return found | {"miou": [round(mean_iou(one), 4) for one in total], "images": len(ids), "data": data}
 
 
 def best_in_hindsight(sweep: dict[str, Any]) -> tuple[float, float]:
@@ -225,10 +219,7 @@ def run_mask_grid(
 ) -> Record | None:
     """Evaluate every cell that is not stored yet on the run's `ablation_scenes` training images.
 
-    Args:
-        experiment: the run.
-        cells: None takes `plan` of the run.
-        path: as in `records.gather`.
+    `cells` defaults to `plan` of the run; `path` is as in `records.gather`.
 
     Returns:
         A cell has its five settings, miou, iou by class name and the masks' share of background. None where no
@@ -273,19 +264,16 @@ def own_of(record: Record) -> dict[str, Any]:
 
 
 def pick(record: Record, *free: str, **fixed: Any) -> list[Cell]:
-    """Return the cells of a grid with the given values; an axis that is neither free nor given is the run's own.
+    """Return the cells of a grid that have the `fixed` values, the run's own on all other axes but the `free`.
 
-    Args:
-        record: as `run_mask_grid` returned.
-        *free: axes that may have any value, by which the cells are sorted.
-        **fixed: axis -> value.
+    They are sorted by the free axes.
     """
     wanted = {name: value for name, value in {**own_of(record), **fixed}.items() if name not in free}
     return sorted(select(record.cells, **wanted), key=lambda cell: [cell[name] for name in free])
 
 
 def table(record: Record, row: str, column: str) -> tuple[list[Any], list[Any], np.ndarray]:
-    """Lay two axes of a grid out as a table of mIoU, everything else being the run's own.
+    """Lay two axes of a grid out, everything else being the run's own.
 
     Returns:
         Row values, column values, (rows, columns) mIoU as fractions, NaN where a cell is not in the grid.
@@ -303,14 +291,11 @@ def class_table(record: Record, axis: str) -> tuple[list[str], list[Any], np.nda
     return list(rows), [cell[axis] for cell in cells], np.array(list(rows.values()), dtype=float)
 
 
-def curves(record: Record, axis: str, lines: str) -> dict[str, tuple[list[Any], list[float]]]:
-    """Return one curve of mIoU in per cent over `axis` for each value of `lines`, everything else being the run's."""
+def curves(record: Record, axis: str, lines: str | None = None) -> dict[str, tuple[list[Any], list[float]]]:
+    """Return mIoU in per cent over `axis`, one curve a value of `lines` or "mIoU"; everything else is the run's own."""
+    if lines is None:
+        cells = pick(record, axis)
+        return {"mIoU": ([c[axis] for c in cells], (100 * np.array([c["miou"] for c in cells], dtype=float)).tolist())}
     names, values, miou = table(record, lines, axis)
     shown = [name if isinstance(name, str) else f"{name:g}" for name in names]
     return {f"{lines} = {name}": (values, (100 * row).tolist()) for name, row in zip(shown, miou, strict=True)}
-
-
-def curve(record: Record, axis: str) -> tuple[list[Any], list[float]]:
-    """Return mIoU in per cent over `axis`, everything else being the run's own."""
-    cells = pick(record, axis)
-    return [cell[axis] for cell in cells], (100 * np.array([cell["miou"] for cell in cells], dtype=float)).tolist()

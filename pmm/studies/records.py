@@ -82,12 +82,9 @@ def manifest(
 
 
 def gather(made: Mapping[str, Any], cells: Iterable[Mapping[str, Any]], path: str | Path | None = None) -> Record:
-    """Put cells together as they finish, each of which may take its time.
+    """Put the cells of a study, whose `manifest` is `made`, together as they finish.
 
-    Args:
-        made: the `manifest`.
-        cells: in the order of the study.
-        path: a JSON file that is written anew after every cell; None writes none.
+    The JSON file `path`, if any, is written anew after every cell.
     """
     record = Record(dict(made), [])
     for cell in cells:
@@ -140,15 +137,12 @@ def _is_score(value: Any) -> bool:
 
 
 def stored_cell(path: Path, key: Mapping[str, Any], measure: Callable[[], Cell]) -> Cell:
-    """Return the finished cell that a JSON file keeps under a key; measure and keep it where there is none.
+    """Return the finished cell that a JSON file keeps under a key; measure and keep it, NaN as None, if there is none.
 
-    Args:
-        path: the file, which may be missing.
-        key: everything that decides the cell, JSON-like; the version of the package is added.
-        measure: makes the cell; its NaN become None.
+    The key is everything that decides the cell, JSON-like; the version of the package is added.
 
     Raises:
-        InputError: the file is no JSON object.
+        InputError: the file is there but is no JSON object.
     """
     mark = fingerprint({"cell": dict(key), "version": pmm.__version__})
     kept = read_json(path).get(mark)
@@ -212,12 +206,12 @@ def summarise(cells: Iterable[Cell], *settings: str) -> list[Cell]:
     groups: dict[tuple, list[float]] = {}
     for cell in cells:
         groups.setdefault(tuple(cell[name] for name in settings), []).append(cell["miou"])
-    rows = []
-    for group, values in groups.items():
-        spread = round(statistics.stdev(values), 4) if len(values) > 1 else None
-        facts = {"seeds": len(values), "values": values, "mean": round(statistics.fmean(values), 4), "spread": spread}
-        rows.append(dict(zip(settings, group, strict=True)) | facts)
-    return rows
+    return [dict(zip(settings, group, strict=True)) | _reduced(values) for group, values in groups.items()]
+
+
+def _reduced(values: Sequence[float]) -> dict[str, Any]:
+    spread = round(statistics.stdev(values), 4) if len(values) > 1 else None
+    return {"seeds": len(values), "values": values, "mean": round(statistics.fmean(values), 4), "spread": spread}
 
 
 def made_with(record: Record) -> str:
@@ -232,17 +226,14 @@ def made_with(record: Record) -> str:
 
 def origin(record: Record | None, name: str) -> str:
     """Say in one line how results/<name>.json was made, or that it is absent."""
-    if record is None:
-        return f"results/{name}.json is absent: no longer study to show; params/ablations.yaml makes one."
-    return f"results/{name}.json: {made_with(record)}."
+    absent = "is absent: no longer study to show; params/ablations.yaml makes one"
+    return f"results/{name}.json{f': {made_with(record)}' if record else f' {absent}'}."
 
 
 def metrics_section(record: Record, which: str = "") -> dict[str, Any]:
     """Return a record as a section of metrics.json: a row for each cell, or for each setting of the losses.
 
-    Args:
-        record: the study.
-        which: ends the title, where several records of one study stand side by side.
+    `which` ends the title, where several records of one study stand side by side.
     """
     title, columns, note = TABLES[record.manifest["study"]]
     rows = summarise(record.cells, "masks", "title") if record.manifest["study"] == "losses" else record.cells
