@@ -6,7 +6,7 @@ alternative text, the sentences that its numbers write.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -34,19 +34,14 @@ CELLS = mpl.colors.ListedColormap(mpl.colormaps["Blues"](np.linspace(0.12, 0.95,
 
 @styled
 def heat_maps(
-    tables: Mapping[str, Table],
-    row: str,
-    column: str,
-    label: str = "mIoU in %",
-    own: tuple[Any, Any] | None = None,
-    signed: bool = False,
-) -> CaptionedFigure:
+    tables: Mapping[str, Table], row: str, column: str, label: str = "mIoU in %",
+    own: tuple[Any, Any] | None = None, signed: bool = False,
+) -> CaptionedFigure:  # fmt: skip
     """Draw tables of fractions as coloured cells with their numbers in per cent, side by side.
 
     Args:
         tables: title -> row values, column values, (rows, columns) fractions; NaN cells stay white.
-        row, column: names of the axes.
-        label: what a cell holds.
+        row, column, label: names of the axes, and what a cell holds.
         own: row and column value of the run; None instead of a value marks the whole row or column.
         signed: the cells are gains (blue) and losses (red), 0 is white.
     """
@@ -54,21 +49,16 @@ def heat_maps(
     tall = max(len(rows) for rows, _, _ in tables.values())
     figure, axes = new_figure(1, len(tables), 1.8 + 0.46 * tall, width_ratios=wide)
     found = np.concatenate([100 * np.ravel(values) for _, _, values in tables.values()])
-    colours = mpl.cm.ScalarMappable(_scale(found, signed), GAINS if signed else CELLS)
+    low, high = np.nanmin(found), np.nanmax(found)
+    reach = max(-low, high, 1)
+    ends = (-reach, reach) if signed else (low, max(high, low + 1))
+    colours = mpl.cm.ScalarMappable(mpl.colors.Normalize(*ends), GAINS if signed else CELLS)
     for position, (axis, (title, content)) in enumerate(zip(axes.flat, tables.items(), strict=True)):
         _draw_cells(axis, content, colours, own, "+.1f" if signed else ".1f")
         axis.set_title(wrap(title, WIDTH * wide[position] / sum(wide) - 0.6), pad=10)
         axis.set(xlabel=column, ylabel=row if position == 0 else "")
     figure.colorbar(colours, ax=axes, label=label, fraction=0.03, pad=0.015)
     return figure
-
-
-def _scale(found: np.ndarray, signed: bool) -> mpl.colors.Normalize:
-    low, high = np.nanmin(found), np.nanmax(found)
-    if not signed:
-        return mpl.colors.Normalize(low, max(high, low + 1))
-    reach = max(-low, high, 1)
-    return mpl.colors.Normalize(-reach, reach)
 
 
 def _draw_cells(
@@ -78,29 +68,19 @@ def _draw_cells(
     colours = palette.to_rgba(np.nan_to_num(100 * values))
     colours[np.isnan(values)] = 1
     axis.imshow(colours, aspect="auto")
-    small = len(columns) > 7
-    for (r, c), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            ink = text_colour(colours[r, c])
-            text = f"{round(100 * value, 1) + 0.0:{form}}"  # + 0.0: no -0.0
-            axis.text(c, r, text, ha="center", va="center", color=ink, fontsize=11 if small else 13)
-    axis.set_xticks(range(len(columns)), [_shown(value) for value in columns])
-    axis.set_yticks(range(len(rows)), [_shown(value) for value in rows])
+    style = {"ha": "center", "va": "center", "fontsize": 11 if len(columns) > 7 else 13}
+    for r, c in np.argwhere(np.isfinite(values)):
+        text = f"{round(100 * values[r, c], 1) + 0.0:{form}}"  # + 0.0: no -0.0
+        axis.text(c, r, text, color=text_colour(colours[r, c]), **style)
+    for ticks, names in ((axis.set_xticks, columns), (axis.set_yticks, rows)):
+        ticks(range(len(names)), [spaced(name) if isinstance(name, str) else f"{name:g}" for name in names])
     axis.tick_params(length=0)
-    for name in ("left", "bottom"):
-        axis.spines[name].set_visible(False)
-    if own is not None:
-        _outline(axis, rows, columns, own)
-
-
-def _outline(axis: Axes, rows: Sequence[Any], columns: Sequence[Any], own: tuple[Any, Any]) -> None:
-    r, c = own
-    if r not in (None, *rows) or c not in (None, *columns):
-        return
-    top, height = (0, len(rows)) if r is None else (list(rows).index(r), 1)
-    left, width = (0, len(columns)) if c is None else (list(columns).index(c), 1)
-    style = {"fill": False, "edgecolor": MARK, "linewidth": 3.5, "clip_on": False}
-    axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, **style))
+    axis.spines[["left", "bottom"]].set_visible(False)
+    if own is not None and own[0] in (None, *rows) and own[1] in (None, *columns):
+        top, height = (0, len(rows)) if own[0] is None else (list(rows).index(own[0]), 1)
+        left, width = (0, len(columns)) if own[1] is None else (list(columns).index(own[1]), 1)
+        frame = {"fill": False, "edgecolor": MARK, "linewidth": 3.5, "clip_on": False}
+        axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, **frame))
 
 
 @styled
@@ -115,18 +95,17 @@ def lines_figure(
             mean and each seed a pale dot.
         xlabel, ylabel: with the unit.
         own: x of the run's own value, dashed.
-        log: x axis in powers of 2.
-        even: x values at equal distances, labelled with their numbers.
-        zero: draw a line at 0.
-        share: one y axis for all panels.
+        log, even: x axis in powers of 2; x values at equal distances, labelled with their numbers.
+        zero, share: draw a line at 0; one y axis for all panels.
     """
     figure, axes = new_figure(1, len(panels), 4.6, sharey=share)
     names = list(dict.fromkeys(name for curves in sorted(panels.values(), key=len, reverse=True) for name in curves))
     values = sorted({x for curves in panels.values() for xs, _ in curves.values() for x in xs})
+    line = {"color": "0.25", "linewidth": 1.8, "zorder": 1.8}
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=True):
         for label, (x, y) in curves.items():
             x = [values.index(v) for v in x] if even else x
-            _draw_line(axis, x, y, label, _look(names.index(label), len(names)))
+            _draw_line(axis, x, y, label, names.index(label), len(names))
         axis.set(xlabel=xlabel, title=wrap(title, WIDTH / len(panels) - 1))
         axis.grid(True)
         if log:
@@ -135,28 +114,24 @@ def lines_figure(
         if even:
             axis.set_xticks(range(len(values)), [f"{v:g}" for v in values])
         if own is not None and (own in values or not even):
-            axis.axvline(values.index(own) if even else own, color="0.25", linestyle="--", linewidth=1.8, zorder=1.8)
+            axis.axvline(values.index(own) if even else own, linestyle="--", **line)
         if zero:
-            axis.axhline(0, color="0.25", linewidth=1.8, zorder=1.8)
+            axis.axhline(0, **line)
     axes[0, 0].set_ylabel(ylabel)
-    handles = {h.get_label(): h for axis in axes.flat for h in axis.get_lines() if h.get_label() in names}
     if len(names) > 1:
+        handles = {handle.get_label(): handle for axis in axes.flat for handle in axis.get_lines()}
         shown = [handles[name] for name in names]
         figure.legend(shown, names, loc="outside lower center", ncols=min(4, len(names)), handlelength=2.6)
     return figure
 
 
-def _look(place: int, count: int) -> dict[str, Any]:
-    """Return the style of one curve: a colour of its own, or its place on a scale where there are many."""
-    colour = LINES[place] if count <= 4 else mpl.colormaps["viridis"](0.92 * place / (count - 1))
-    return {"color": colour, "linestyle": ("-", "--", "-.", ":")[place % 4], "marker": "osD^vPX"[place % 7]}
-
-
-def _draw_line(axis: Axes, x: Sequence[float], y: Sequence[Any], label: str, look: dict[str, Any]) -> None:
-    axis.plot(x, [np.mean(value) for value in y], **look, label=label)
+def _draw_line(axis: Axes, x: Sequence[float], y: Sequence[Any], label: str, place: int, count: int) -> None:
+    colour = LINES[place] if count <= 4 else mpl.colormaps["viridis"](0.92 * place / (count - 1))  # many: a scale
+    look = {"linestyle": ("-", "--", "-.", ":")[place % 4], "marker": "osD^vPX"[place % 7]}
+    axis.plot(x, [np.mean(value) for value in y], color=colour, label=label, **look)
     for position, seeds in zip(x, y, strict=True):
         if np.ndim(seeds):
-            axis.plot([position] * len(seeds), seeds, "o", color=look["color"], alpha=0.3, markersize=6)
+            axis.plot([position] * len(seeds), seeds, "o", color=colour, alpha=0.3, markersize=6)
 
 
 @styled
@@ -168,15 +143,13 @@ def losses_figure(record: Record, live: Mapping[str, float] | None = None) -> Ca
         live: label -> val mIoU of this run as a fraction, drawn as extra lines at the top.
     """
     rows, live = summarise(record.cells, "masks", "title"), dict(live or {})
-    labels = [f"this run: {label}" for label in live] + [_label(row["masks"], row["title"]) for row in rows]
-    figure, axis = _setting_axis(labels, 1.3, "val mIoU in %: seeds (dots), mean (bar) and spread")
+    keys, first = [(row["masks"], row["title"]) for row in rows], [f"this run: {label}" for label in live]
+    figure, axis, colours = _setting_axis(keys, 1.3, "val mIoU in %: seeds (dots), mean (bar) and spread", first)
     axis.plot([100 * v for v in live.values()], range(len(live)), "D", color="0.2", markersize=9)
-    colours = _family_colours(row["masks"] for row in rows)
-    for place, row in enumerate(rows, start=len(live)):
-        colour = colours[row["masks"]]
+    for place, (row, colour) in enumerate(zip(rows, colours, strict=True), start=len(live)):
         axis.plot(100 * np.array(row["values"]), [place] * row["seeds"], "o", color=colour, alpha=0.35)
-        axis.errorbar(100 * row["mean"], place, xerr=100 * (row["spread"] or 0), fmt="|", color=colour,
-                      markersize=18, markeredgewidth=3, capsize=5)  # fmt: skip
+        bar = {"markersize": 18, "markeredgewidth": 3, "capsize": 5}
+        axis.errorbar(100 * row["mean"], place, xerr=100 * (row["spread"] or 0), fmt="|", color=colour, **bar)
     return figure.say(
         "Settings of the loss, several seeds each; diamonds are this run's own trainings.",
         " ".join(findings.loss_sentences(record)) or "One line a setting.",
@@ -185,22 +158,16 @@ def losses_figure(record: Record, live: Mapping[str, float] | None = None) -> Ca
 
 @styled
 def gains_figure(record: Record, titles: Sequence[str] | None = None) -> CaptionedFigure:
-    """Draw what each loss gains over cross-entropy on the same masks and seeds, one colour a kind of masks.
+    """Draw what each loss, or those of `titles`, gains over cross-entropy on the same masks, a colour a kind of masks.
 
-    Args:
-        record: as `trainings.run_losses` returned.
-        titles: losses to draw; None draws all.
+    `record` is as `trainings.run_losses` returned.
     """
     found = {key: gain for key, gain in trainings.loss_gains(record).items() if titles is None or key[1] in titles}
-    labels, xlabel = (
-        [_label(*key) for key in found],
-        "val mIoU against cross-entropy, points: mean of the seeds and spread",
-    )
-    figure, axis = _setting_axis(labels, 1.5, xlabel)
-    colours = _family_colours(family for family, _ in found)
-    for place, ((family, _), gain) in enumerate(found.items()):
+    xlabel = "val mIoU against cross-entropy, points: mean of the seeds and spread"
+    figure, axis, colours = _setting_axis(list(found), 1.5, xlabel)
+    for place, (gain, colour) in enumerate(zip(found.values(), colours, strict=True)):
         spread = {"xerr": 100 * (gain.spread or 0), "capsize": 5, "markersize": 9}
-        axis.errorbar(100 * gain.mean, place, fmt="o", color=colours[family], **spread)
+        axis.errorbar(100 * gain.mean, place, fmt="o", color=colour, **spread)
     axis.axvline(0, color="0.25", linewidth=1.8)
     return figure.say(
         "What each loss gains over cross-entropy on the same masks and the same seeds (beta/kappa in the name).",
@@ -208,44 +175,27 @@ def gains_figure(record: Record, titles: Sequence[str] | None = None) -> Caption
     )
 
 
-def _setting_axis(labels: Sequence[str], height: float, xlabel: str) -> tuple[CaptionedFigure, Axes]:
+def _setting_axis(
+    keys: Sequence[tuple[str, str]], height: float, xlabel: str, first: Sequence[str] = ()
+) -> tuple[CaptionedFigure, Axes, list[str]]:
+    """Make an axis with a line for each of `first` and each (masks, title); return the colours of the latter too."""
+    labels = [*first, *(f"{title}  [{spaced(family)}]" for family, title in keys)]
     figure, axes = new_figure(1, 1, height + 0.42 * max(len(labels), 1))
-    axes[0, 0].set_yticks(range(len(labels)), labels)
-    axes[0, 0].invert_yaxis()
-    axes[0, 0].set_xlabel(xlabel)
-    axes[0, 0].grid(True, axis="x")
-    return figure, axes[0, 0]
-
-
-def _label(family: str, title: str) -> str:
-    return f"{title}  [{spaced(family)}]"
-
-
-def _family_colours(families: Iterable[str]) -> dict[str, str]:
-    return {family: LINES[place % len(LINES)] for place, family in enumerate(dict.fromkeys(families))}
-
-
-def _shown(value: Any) -> str:
-    return spaced(value) if isinstance(value, str) else f"{value:g}"
+    axis, families = axes[0, 0], list(dict.fromkeys(family for family, _ in keys))
+    axis.set_yticks(range(len(labels)), labels)
+    axis.invert_yaxis()
+    axis.set_xlabel(xlabel)
+    axis.grid(True, axis="x")
+    return figure, axis, [LINES[families.index(family) % len(LINES)] for family, _ in keys]
 
 
 def story(experiment: Experiment, image_id: str, alpha: float) -> CaptionedFigure:
-    """Walk one training image from its CAM to the mask, with one thing changed at a time: the row for a slide.
+    """Walk one training image from its CAM to the mask, then with s = 0 or another alpha: the row for a slide.
 
-    Args:
-        experiment: the run, whose CAMs are finished.
-        image_id: of a training image.
-        alpha: another background exponent.
+    The CAMs of the run are finished.
     """
-    p, image = experiment.params, experiment.data.image(image_id)
-    class_ids, cam = experiment.cam(image_id)
-    own = {
-        "s": p.s,
-        "alpha": p.alpha,
-        "t": p.t,
-        "variant": p.variant,
-        "crf": DenseCRF(image, experiment.crf_settings()),
-    }
+    p, image, (class_ids, cam) = experiment.params, experiment.data.image(image_id), experiment.cam(image_id)
+    own = p.model_dump(include={"s", "alpha", "t", "variant"}) | {"crf": DenseCRF(image, experiment.crf_settings())}
     steps = ppmg_steps(image, cam, class_ids, **own)
     changed = {"the same,\ns = 0": {"s": 0.0}, f"the same,\nalpha = {alpha:g}": {"alpha": alpha}}
     panels = [
@@ -264,7 +214,7 @@ def story(experiment: Experiment, image_id: str, alpha: float) -> CaptionedFigur
 
 def s_alpha_maps(found: Mapping[str, Record]) -> CaptionedFigure:
     """Draw mIoU over s and alpha, one heat map a grid; `found` is title -> grid of `masks.run_mask_grid`."""
-    own = _own(found)
+    own = masks.own_of(next(iter(found.values())))
     tables = {title: masks.table(record, "s", "alpha") for title, record in found.items()}
     return heat_maps(tables, "s", "alpha", own=(own["s"], own["alpha"])).say(
         "mIoU of the pseudo-masks over s and alpha; orange marks the run's setting, which was fixed beforehand.",
@@ -272,43 +222,40 @@ def s_alpha_maps(found: Mapping[str, Record]) -> CaptionedFigure:
     )
 
 
-def s_alpha_curves(found: Mapping[str, Record]) -> CaptionedFigure:
-    """Draw mIoU over alpha, one curve a value of s; `found` as in `s_alpha_maps`."""
-    curves = {title: masks.curves(record, "alpha", "s") for title, record in found.items()}
-    return lines_figure(curves, "alpha", "mIoU in %", _own(found)["alpha"], log=True).say(
-        "The same grid as curves over alpha, one a value of s; dashed: the run's alpha.",
-        "One curve over alpha for each value of s. " + " ".join(findings.each(found, findings.smoothing_sentence)),
-    )
-
-
 def class_map(title: str, record: Record) -> CaptionedFigure:
     """Draw the IoU of each class over s, of one grid."""
-    own = masks.own_of(record)["s"]
-    return heat_maps({title: masks.class_table(record, "s")}, "class", "s", "IoU in %", own=(None, own)).say(
+    own = None, masks.own_of(record)["s"]
+    return heat_maps({title: masks.class_table(record, "s")}, "class", "s", "IoU in %", own).say(
         f"IoU of each class over s, {title}; orange marks the run's s.", findings.class_sentence(record)
     )
 
 
+def _grid_curves(
+    found: Mapping[str, Record], axis: str, lines: str | None, say: Callable[[Record], str], xlabel: str, **look: bool
+) -> CaptionedFigure:
+    curves = {title: masks.curves(record, axis, lines) for title, record in found.items()}
+    figure = lines_figure(curves, xlabel, "mIoU in %", masks.own_of(next(iter(found.values())))[axis], **look)
+    return figure.say("", " ".join(findings.each(found, say)))
+
+
+def s_alpha_curves(found: Mapping[str, Record]) -> CaptionedFigure:
+    """Draw mIoU over alpha, one curve a value of s; `found` as in `s_alpha_maps`."""
+    figure = _grid_curves(found, "alpha", "s", findings.smoothing_sentence, "alpha", log=True)
+    caption = "The same grid as curves over alpha, one a value of s; dashed: the run's alpha."
+    return figure.say(caption, f"One curve over alpha for each value of s. {figure.alt}")
+
+
 def threshold_curves(found: Mapping[str, Record]) -> CaptionedFigure:
     """Draw mIoU over t by both variants; `found` as in `s_alpha_maps`."""
-    curves = {title: masks.curves(record, "t", "variant") for title, record in found.items()}
-    return lines_figure(curves, "t", "mIoU in %", _own(found)["t"]).say(
-        "mIoU of the pseudo-masks over t, by the released code and by the equations; dashed: the run's t.",
-        " ".join(findings.each(found, findings.threshold_sentence)),
-    )
+    caption = "mIoU of the pseudo-masks over t, by the released code and by the equations; dashed: the run's t."
+    return _grid_curves(found, "t", "variant", findings.threshold_sentence, "t").say(caption)
 
 
 def crf_curves(found: Mapping[str, Record]) -> CaptionedFigure:
     """Draw mIoU over the strength of the CRF; `found` as in `s_alpha_maps`."""
-    curves = {title: {"mIoU": masks.curve(record, "crf_scale")} for title, record in found.items()}
-    return lines_figure(curves, "factor on both weights", "mIoU in %", _own(found)["crf_scale"], even=True).say(
-        "mIoU of the pseudo-masks over the strength of the CRF; 0 is no CRF, dashed: the run's.",
-        " ".join(findings.each(found, findings.crf_sentence)),
-    )
-
-
-def _own(found: Mapping[str, Record]) -> dict[str, Any]:
-    return masks.own_of(next(iter(found.values())))
+    caption = "mIoU of the pseudo-masks over the strength of the CRF; 0 is no CRF, dashed: the run's."
+    figure = _grid_curves(found, "crf_scale", None, findings.crf_sentence, "factor on both weights", even=True)
+    return figure.say(caption)
 
 
 def augment_curves(record: Record) -> CaptionedFigure:

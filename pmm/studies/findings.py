@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from pmm.studies.masks import class_table, own_of, pick, table
-from pmm.studies.records import EVEN, Cell, Difference, Record, compare, select, summarise
+from pmm.studies.records import EVEN, Record, compare, select, summarise
 from pmm.studies.trainings import augment_gains, loss_gains
 
 
@@ -34,31 +34,30 @@ def class_sentence(record: Record) -> str:
     """Say which classes the run's s helps and which it hurts, against s = 0."""
     own, (names, s, iou) = own_of(record), class_table(record, "s")
     gain = iou[:, s.index(own["s"])] - iou[:, s.index(0.0)]
-    best, worst = int(np.nanargmax(gain)), int(np.nanargmin(gain))
+    most, least = (f"{_spoken(names[i])} ({_points(gain[i])})" for i in (np.nanargmax(gain), np.nanargmin(gain)))
     return (
         f"Against s = 0, s = {own['s']:g} raises the IoU of {int((gain > EVEN).sum())} of {len(names)} classes: "
-        f"most for {_spoken(names[best])} ({_points(gain[best])}), least for {_spoken(names[worst])} "
-        f"({_points(gain[worst])})."
+        f"most for {most}, least for {least}."
     )
 
 
 def background_sentence(alphas: Sequence[float], shares: Sequence[float], record: Record) -> str:
     """Say how the background shrinks with alpha, without a CRF and in the masks."""
-    cells = pick(record, "alpha")
+    first, last = (pick(record, "alpha")[place] for place in (0, -1))
     return (
         f"From alpha = {alphas[0]:g} to {alphas[-1]:g} eq. 2 alone gives {shares[0]:.0%} and then {shares[-1]:.0%} of "
-        f"the pixels to the background; in the masks of PPMG it is {cells[0]['background']:.0%} at alpha = "
-        f"{cells[0]['alpha']:g} and {cells[-1]['background']:.0%} at {cells[-1]['alpha']:g}."
+        f"the pixels to the background; in the masks of PPMG it is {first['background']:.0%} at alpha = "
+        f"{first['alpha']:g} and {last['background']:.0%} at {last['alpha']:g}."
     )
 
 
 def threshold_sentence(record: Record) -> str:
     """Say how far mIoU moves over t, for each variant."""
     variants, t, miou = table(record, "variant", "t")
+    spans, tops = 100 * (np.nanmax(miou, axis=1) - np.nanmin(miou, axis=1)), np.nanargmax(miou, axis=1)
     parts = [
-        f"{100 * (np.nanmax(row) - np.nanmin(row)):.1f} points in the variant {name}, "
-        f"highest at t = {t[int(np.nanargmax(row))]:g}"
-        for name, row in zip(variants, miou, strict=True)
+        f"{span:.1f} points in the variant {name}, highest at t = {t[top]:g}"
+        for name, span, top in zip(variants, spans, tops, strict=True)
     ]
     return f"From t = {t[0]:g} to {t[-1]:g} mIoU spans {' and '.join(parts)}."
 
@@ -77,7 +76,7 @@ def variant_sentence(record: Record) -> str:
 def crf_sentence(record: Record) -> str:
     """Say what the CRF brings, and which of the tried strengths is highest."""
     cells = {cell["crf_scale"]: cell["miou"] for cell in pick(record, "crf_scale")}
-    best = max(cells, key=lambda factor: cells[factor])
+    best = max(cells, key=cells.get)
     off = f"{_points(cells[1.0] - cells[0.0])} against none" if 0.0 in cells else "without a partner that has none"
     return f"The run's CRF brings {off}; of the strengths tried the factor {best:g} is highest ({cells[best]:.1%})."
 
@@ -102,40 +101,31 @@ def hindsight_sentence(record: Record) -> str:
     """Say where smoothing is ahead when each classifier takes its best alpha, with the run's s and with s = 0."""
     parts = []
     for augment in ("strong", "weak"):
-        cells = select(record.cells, augment=augment)
-        gain = compare(_best_by_seed(c for c in cells if c["s"] > 0), _best_by_seed(select(cells, s=0.0)))
+        known = [cell for cell in select(record.cells, augment=augment) if cell["miou"] is not None]
+        known.sort(key=lambda cell: cell["miou"])
+        smoothed, plain = ({c["seed"]: c for c in known if (c["s"] > 0) == own}.values() for own in (True, False))
+        gain = compare(smoothed, plain)  # of a seed's cells the last, its best, remains
         if gain.seeds:
             ahead = sum(value > EVEN for value in gain.gains.values())
             parts.append(f"{augment} {_points(gain.mean)}, ahead in {ahead} of {gain.seeds} seeds")
     return f"With the alpha that is best in hindsight on either side, smoothing brings: {'; '.join(parts)}."
 
 
-def _best_by_seed(cells: Iterable[Cell]) -> list[Cell]:
-    best: dict[int, Cell] = {}
-    for cell in sorted((cell for cell in cells if cell["miou"] is not None), key=lambda cell: cell["miou"]):
-        best[cell["seed"]] = cell
-    return [best[seed] for seed in sorted(best)]
-
-
 def loss_sentences(record: Record) -> list[str]:
     """Say in one sentence a setting how it stands to cross-entropy on the same masks and seeds."""
-    sentences = []
-    for (masks, title), gain in loss_gains(record).items():
-        spread = "" if gain.spread is None else f" (spread {100 * gain.spread:.1f})"
-        sentences.append(
-            f"{_spoken(masks)} masks, {title}: {_points(gain.mean)}{spread} against cross-entropy, "
-            f"better in {gain.ahead} of {gain.seeds} seeds: {gain.verdict}."
-        )
-    return sentences
+    return [
+        f"{_spoken(masks)} masks, {title}: {_points(gain.mean)}"
+        f"{'' if gain.spread is None else f' (spread {100 * gain.spread:.1f})'} against cross-entropy, "
+        f"better in {gain.ahead} of {gain.seeds} seeds: {gain.verdict}."
+        for (masks, title), gain in loss_gains(record).items()
+    ]
 
 
 def verdicts_sentence(record: Record) -> str:
     """Count for each kind of masks how many losses gain, lose or do neither against cross-entropy."""
-    families: dict[str, dict[str, Difference]] = {}
-    for (masks, title), gain in loss_gains(record).items():
-        families.setdefault(masks, {})[title] = gain
-    parts = []
-    for masks, gains in families.items():
+    found, parts = loss_gains(record), []
+    for masks in dict.fromkeys(masks for masks, _ in found):
+        gains = {title: gain for (kind, title), gain in found.items() if kind == masks}
         words = [gain.verdict for gain in gains.values()]
         best = max(gains, key=lambda title: gains[title].mean)
         parts.append(

@@ -6,7 +6,7 @@ run's values stand in its parameter file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from pmm.method.crf import CRFSettings, DenseCRF
 from pmm.method.metrics import SegmentationScore, confusion_matrix, iou_per_class, mean_iou
 from pmm.method.pseudo_mask import background_score, crf_pseudo_mask, ppmg, threshold_pseudo_mask
 from pmm.run.params import Params
-from pmm.studies.records import Cell, CellStore, Record, gather, manifest, select
+from pmm.studies.records import Cell, Record, gather, manifest, select, stored_cell
 from pmm.threads import map_images
 
 if TYPE_CHECKING:  # a process that only makes masks needs no torch
@@ -29,12 +29,11 @@ if TYPE_CHECKING:  # a process that only makes masks needs no torch
 ALPHAS = (0.25, 0.5, 1.0, 2.0, 4.0)
 THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 FINE_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-SWEEPS = {
+SWEEPS = {  # method -> its title, the parameter that is swept, and its values
     "ppmg": ("PPMG, s = {s:g}", "alpha", ALPHAS),
     "crf": ("joint CRF", "alpha", ALPHAS),
     "threshold": ("CAM threshold", "threshold", THRESHOLDS),
 }
-"""Method -> its title, the parameter that is swept, and its values."""
 AXES = ("s", "alpha", "t", "variant", "crf_scale")
 
 
@@ -42,14 +41,10 @@ AXES = ("s", "alpha", "t", "variant", "crf_scale")
 class EvaluatedImage:
     """What a setting needs of one training image."""
 
-    image: np.ndarray
-    """(H, W, 3) uint8 RGB."""
-    class_ids: np.ndarray
-    """(C,) int64, mask values of the CAM's channels."""
-    cam: np.ndarray
-    """(C, H, W) float32 in [0, 1]."""
-    truth: np.ndarray
-    """(H, W) uint8 ground truth, IGNORE_INDEX is not evaluated."""
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    class_ids: np.ndarray  # (C,) int64, mask values of the CAM's channels
+    cam: np.ndarray  # (C, H, W) float32 in [0, 1]
+    truth: np.ndarray  # (H, W) uint8 ground truth, IGNORE_INDEX is not evaluated
 
 
 MaskMaker = Callable[[EvaluatedImage], list[np.ndarray]]
@@ -57,11 +52,7 @@ MaskMaker = Callable[[EvaluatedImage], list[np.ndarray]]
 
 
 def evaluated_ids(experiment: Experiment, count: int | None = 24) -> list[str]:
-    """Choose evenly spaced training images that have a ground truth.
-
-    Args:
-        experiment: the run.
-        count: number of images, >= 1; fewer where there are fewer, all for None.
+    """Choose `count` evenly spaced training images that have a ground truth; fewer where there are fewer, None all.
 
     Raises:
         InputError: `count` is below 1, or no training image has a ground truth.
@@ -77,13 +68,7 @@ def evaluated_ids(experiment: Experiment, count: int | None = 24) -> list[str]:
 
 
 def confusions(experiment: Experiment, masks: MaskMaker, ids: Sequence[str], title: str = "") -> np.ndarray:
-    """Evaluate several settings on some training images.
-
-    Args:
-        experiment: the run.
-        masks: makes an image's masks, one for each of V settings.
-        ids: training images that have a ground truth.
-        title: of the progress bar; none without a title.
+    """Evaluate V settings on training images that have a ground truth; `title` is of the progress bar, if any.
 
     Returns:
         (V, n_classes, n_classes) int64, summed over the images, see `metrics.confusion_matrix`.
@@ -108,18 +93,14 @@ class MaskCell:
     alpha: float
     t: float
     variant: str
-    crf_scale: float
-    """Factor on both weights of the dense CRF: 0 is no CRF, 1 the run's."""
+    crf_scale: float  # factor on both weights of the dense CRF: 0 is no CRF, 1 the run's
 
 
 def ppmg_masks(cells: Sequence[MaskCell], crf: CRFSettings, image: EvaluatedImage) -> list[np.ndarray]:
     """Make an image's mask by each setting; settings with the same strength of the CRF share its lattices."""
     shared = {scale: DenseCRF(image.image, _scaled(crf, scale)) for scale in {cell.crf_scale for cell in cells}}
-    masks = []
-    for cell in cells:
-        settings = {name: getattr(cell, name) for name in ("s", "alpha", "t", "variant")}
-        masks.append(ppmg(image.image, image.cam, image.class_ids, **settings, crf=shared[cell.crf_scale]))
-    return masks
+    given = image.image, image.cam, image.class_ids
+    return [ppmg(*given, s=c.s, alpha=c.alpha, t=c.t, variant=c.variant, crf=shared[c.crf_scale]) for c in cells]
 
 
 def _scaled(crf: CRFSettings, scale: float) -> CRFSettings:
@@ -156,29 +137,21 @@ def sweep(
     """
     if method not in SWEEPS:
         raise InputError(f"method = {method}: choose one of {', '.join(SWEEPS)}")
-    s = experiment.params.s if s is None else s
     title, parameter, usual = SWEEPS[method]
-    title, values = title.format(s=s), [float(value) for value in (usual if values is None else values)]
-    ids = evaluated_ids(experiment, count)
-    total = confusions(experiment, _swept(experiment, method, values, s), ids, f"{title}: {parameter}")
-    split = experiment.params.train_split
-    return {
-        "method": title,
-        "parameter": parameter,
-        "values": values,
-        "miou": [round(mean_iou(confusion), 4) for confusion in total],
-        "images": len(ids),
-        "data": f"{experiment.data.name}, {len(ids)} images of split {split}, against ground truth",
-    }
-
-
-def _swept(experiment: Experiment, method: str, values: Sequence[float], s: float) -> MaskMaker:
+    own = own_cell(experiment.params)
+    own = own if s is None else replace(own, s=s)
+    title, values = title.format(s=own.s), [float(value) for value in (usual if values is None else values)]
     if method == "threshold":
-        return partial(_threshold_masks, values)
-    if method == "crf":
-        return partial(_joint_masks, values, experiment.crf_settings(joint=True))
-    own = replace(own_cell(experiment.params), s=s)
-    return partial(ppmg_masks, [replace(own, alpha=alpha) for alpha in values], experiment.crf_settings())
+        masks = partial(_threshold_masks, values)
+    elif method == "crf":
+        masks = partial(_joint_masks, values, experiment.crf_settings(joint=True))
+    else:
+        masks = partial(ppmg_masks, [replace(own, alpha=alpha) for alpha in values], experiment.crf_settings())
+    ids = evaluated_ids(experiment, count)
+    total = confusions(experiment, masks, ids, f"{title}: {parameter}")
+    data = f"{experiment.data.name}, {len(ids)} images of split {experiment.params.train_split}, against ground truth"
+    found = {"method": title, "parameter": parameter, "values": values}
+    return found | {"miou": [round(mean_iou(one), 4) for one in total], "images": len(ids), "data": data}
 
 
 def best_in_hindsight(sweep: dict[str, Any]) -> tuple[float, float]:
@@ -189,23 +162,18 @@ def best_in_hindsight(sweep: dict[str, Any]) -> tuple[float, float]:
 
 def sweep_section(sweeps: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return sweeps of the same parameter and values as a section of metrics.json."""
-    values = [f"{value:g}" for value in sweeps[0]["values"]]
-    columns = [sweep["miou"] for sweep in sweeps]
+    parameter, values = sweeps[0]["parameter"], [f"{value:g}" for value in sweeps[0]["values"]]
     return {
-        "title": f"mIoU of pseudo-masks over {sweeps[0]['parameter']}",
+        "title": f"mIoU of pseudo-masks over {parameter}",
         "data": sweeps[0]["data"],
-        "columns": [sweeps[0]["parameter"], *(sweep["method"] for sweep in sweeps)],
-        "rows": [list(row) for row in zip(values, *columns, strict=True)],
+        "columns": [parameter, *(sweep["method"] for sweep in sweeps)],
+        "rows": [list(row) for row in zip(values, *(sweep["miou"] for sweep in sweeps), strict=True)],
         "note": "To look at: a sweep against ground truth chooses nothing.",
     }
 
 
 def best_threshold(experiment: Experiment, thresholds: Sequence[float] = FINE_THRESHOLDS) -> dict[str, Any]:
-    """Score the CAM at the fixed threshold that ground truth likes best, on all training images.
-
-    Args:
-        experiment: the run.
-        thresholds: those tried, in [0, 1].
+    """Score the CAM at the fixed threshold in [0, 1] that ground truth likes best, on all training images.
 
     Returns:
         {"threshold", "miou", "iou", "pixel_accuracy", "images"}, like the facts of the other pseudo-masks.
@@ -228,13 +196,12 @@ def own_cell(params: Params) -> MaskCell:
 
 def axes(params: Params) -> dict[str, list[Any]]:
     """Return the values of each axis: those of the run's `ablation_*`, s = 0, and the run's own."""
-    own = own_cell(params)
     return {
-        "s": sorted({0.0, own.s, *params.ablation_s}),
-        "alpha": sorted({own.alpha, *params.ablation_alpha}),
-        "t": sorted({own.t, *params.ablation_t}),
+        "s": sorted({0.0, params.s, *params.ablation_s}),
+        "alpha": sorted({params.alpha, *params.ablation_alpha}),
+        "t": sorted({params.t, *params.ablation_t}),
         "variant": ["official", "paper"],
-        "crf_scale": sorted({own.crf_scale, *params.ablation_crf}),
+        "crf_scale": sorted({1.0, *params.ablation_crf}),
     }
 
 
@@ -252,31 +219,25 @@ def run_mask_grid(
 ) -> Record | None:
     """Evaluate every cell that is not stored yet on the run's `ablation_scenes` training images.
 
-    Args:
-        experiment: the run.
-        cells: None takes `plan` of the run.
-        path: as in `records.gather`.
+    `cells` defaults to `plan` of the run; `path` is as in `records.gather`.
 
     Returns:
         A cell has its five settings, miou, iou by class name and the masks' share of background. None where no
         training image has a ground truth.
     """
     p = experiment.params
-    if not any(experiment.data.has_mask(i) for i in experiment.train_ids):
+    if not any(map(experiment.data.has_mask, experiment.train_ids)):
         return None
     ids = evaluated_ids(experiment, p.ablation_scenes)
-    made = manifest(experiment, "masks", "train", len(ids), [p.seed], "PPMG", crf=True)
-    return gather(made, _finished(experiment, plan(p) if cells is None else cells, ids), path)
-
-
-def _finished(experiment: Experiment, cells: Sequence[MaskCell], ids: Sequence[str]) -> Iterator[Cell]:
-    store = CellStore(experiment.run.path / "ablation" / "masks.json")
     inputs = {"cams": experiment.cams().fingerprint, "ids": ids, "kernels": asdict(experiment.crf_settings())}
     if experiment.truth_marks:
         inputs["truth"] = experiment.truth_marks
-    for cell in tqdm(cells, desc="mask grid", unit="cell"):
-        key = {**asdict(cell), **inputs}
-        yield store.get(key) or store.put(key, _measure(experiment, cell, ids))
+    store = experiment.run.path / "ablation" / "masks.json"
+    finished = (
+        stored_cell(store, {**asdict(cell), **inputs}, partial(_measure, experiment, cell, ids))
+        for cell in tqdm(plan(p) if cells is None else cells, desc="mask grid", unit="cell")
+    )
+    return gather(manifest(experiment, "masks", "train", len(ids), [p.seed], "PPMG", crf=True), finished, path)
 
 
 def _measure(experiment: Experiment, cell: MaskCell, ids: Sequence[str]) -> Cell:
@@ -292,13 +253,9 @@ def background_shares(experiment: Experiment, alphas: Sequence[float]) -> list[f
     A pixel is background where its background score is at least the strongest class. The first `ablation_scenes`
     training images are measured.
     """
-    ids = experiment.train_ids[: experiment.params.ablation_scenes]
-    shares = np.zeros((len(ids), len(alphas)))
-    for row, image_id in enumerate(ids):
-        cam = experiment.cam(image_id)[1]
-        strongest = cam.max(axis=0, initial=0)
-        shares[row] = [(background_score(cam, alpha) >= strongest).mean() for alpha in alphas]
-    return shares.mean(axis=0).tolist()
+    cams = (experiment.cam(i)[1] for i in experiment.train_ids[: experiment.params.ablation_scenes])
+    shares = [[(background_score(cam, a) >= cam.max(axis=0, initial=0)).mean() for a in alphas] for cam in cams]
+    return np.mean(shares, axis=0).tolist()
 
 
 def own_of(record: Record) -> dict[str, Any]:
@@ -307,51 +264,38 @@ def own_of(record: Record) -> dict[str, Any]:
 
 
 def pick(record: Record, *free: str, **fixed: Any) -> list[Cell]:
-    """Return the cells of a grid with the given values; an axis that is neither free nor given is the run's own.
+    """Return the cells of a grid that have the `fixed` values, the run's own on all other axes but the `free`.
 
-    Args:
-        record: as `run_mask_grid` returned.
-        *free: axes that may have any value, by which the cells are sorted.
-        **fixed: axis -> value.
+    They are sorted by the free axes.
     """
     wanted = {name: value for name, value in {**own_of(record), **fixed}.items() if name not in free}
     return sorted(select(record.cells, **wanted), key=lambda cell: [cell[name] for name in free])
 
 
 def table(record: Record, row: str, column: str) -> tuple[list[Any], list[Any], np.ndarray]:
-    """Lay two axes of a grid out as a table of mIoU, everything else being the run's own.
+    """Lay two axes of a grid out, everything else being the run's own.
 
     Returns:
         Row values, column values, (rows, columns) mIoU as fractions, NaN where a cell is not in the grid.
     """
-    cells = pick(record, row, column)
-    rows, columns = (sorted({cell[axis] for cell in cells}) for axis in (row, column))
-    values = np.full((len(rows), len(columns)), np.nan)
-    for cell in cells:
-        values[rows.index(cell[row]), columns.index(cell[column])] = _known(cell["miou"])
-    return rows, columns, values
+    found = {(cell[row], cell[column]): cell["miou"] for cell in pick(record, row, column)}
+    rows, columns = (sorted(set(values)) for values in zip(*found, strict=True))
+    return rows, columns, np.array([[found.get((r, c)) for c in columns] for r in rows], dtype=float)  # None is NaN
 
 
 def class_table(record: Record, axis: str) -> tuple[list[str], list[Any], np.ndarray]:
     """Return class names, the axis's values and (classes, values) IoU, everything else being the run's own."""
     cells = pick(record, axis)
-    names = [name for name in cells[0]["iou"] if any(cell["iou"][name] is not None for cell in cells)]
-    values = np.array([[_known(cell["iou"][name]) for cell in cells] for name in names])
-    return names, [cell[axis] for cell in cells], values
+    rows = {name: [cell["iou"][name] for cell in cells] for name in cells[0]["iou"]}
+    rows = {name: values for name, values in rows.items() if any(value is not None for value in values)}
+    return list(rows), [cell[axis] for cell in cells], np.array(list(rows.values()), dtype=float)
 
 
-def curves(record: Record, axis: str, lines: str) -> dict[str, tuple[list[Any], list[float]]]:
-    """Return one curve of mIoU in per cent over `axis` for each value of `lines`, everything else being the run's."""
+def curves(record: Record, axis: str, lines: str | None = None) -> dict[str, tuple[list[Any], list[float]]]:
+    """Return mIoU in per cent over `axis`, one curve a value of `lines` or "mIoU"; everything else is the run's own."""
+    if lines is None:
+        cells = pick(record, axis)
+        return {"mIoU": ([c[axis] for c in cells], (100 * np.array([c["miou"] for c in cells], dtype=float)).tolist())}
     names, values, miou = table(record, lines, axis)
-    shown = [f"{name:g}" if isinstance(name, int | float) else str(name) for name in names]
+    shown = [name if isinstance(name, str) else f"{name:g}" for name in names]
     return {f"{lines} = {name}": (values, (100 * row).tolist()) for name, row in zip(shown, miou, strict=True)}
-
-
-def curve(record: Record, axis: str) -> tuple[list[Any], list[float]]:
-    """Return mIoU in per cent over `axis`, everything else being the run's own."""
-    cells = pick(record, axis)
-    return [cell[axis] for cell in cells], [100 * _known(cell["miou"]) for cell in cells]
-
-
-def _known(value: float | None) -> float:
-    return float("nan") if value is None else float(value)

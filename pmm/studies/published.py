@@ -6,12 +6,10 @@ None of these numbers can be compared with a number from the composed scenes: ot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class PublishedNumber:
+class PublishedNumber(NamedTuple):
     """One published mIoU, in percent, as its source prints it."""
 
     figure: str
@@ -26,7 +24,6 @@ ABSTRACT = "Li et al., ICCV 2021, abstract (arXiv 2108.12995)"
 LIST = "awesome list by gyguo (secondary source)"
 ISSUE = "the author, github.com/Eli-YiLi/PMM issue 7"
 URN = "README of URN, later work on the same pipeline"
-
 SEGMENTATION = "segmentation model"
 CAM = "CAM, multi-crop test"
 LATER = "segmentation model of URN"
@@ -47,29 +44,19 @@ PUBLISHED = (
     PublishedNumber(LATER, "VOC 2012", "val", "Res2Net101", 71.2, URN),
 )
 
-COLUMNS = ["what", "data set", "split", "network", "mIoU", "source"]
-
 
 def published_numbers(figure: str | None = None, dataset: str | None = None) -> list[PublishedNumber]:
-    """Return the published numbers, all or those of one figure and data set."""
+    """Return the published numbers of one figure (`SEGMENTATION`, `CAM`, `LATER`) and data set; None takes all."""
     return [number for number in PUBLISHED if figure in (None, number.figure) and dataset in (None, number.dataset)]
 
 
 def published_section(figure: str | None = None, dataset: str | None = None) -> dict[str, Any]:
-    """Return the published numbers as a section of metrics.json.
-
-    Args:
-        figure: `SEGMENTATION`, `CAM` or `LATER`; None for all.
-        dataset: such as "VOC 2012"; None for all.
-
-    Returns:
-        title, data, columns, rows and note; mIoU is a fraction 0..1, None where a source does not say.
-    """
+    """Return `published_numbers` as a section of metrics.json; mIoU is a fraction 0..1."""
     numbers = published_numbers(figure, dataset)
     return {
         "title": "Published numbers of the paper and of work on the same pipeline",
         "data": "data set and split as named in each row; the sources do not say whether a CRF was applied",
-        "columns": COLUMNS,
+        "columns": ["what", "data set", "split", "network", "mIoU", "source"],
         "rows": [[n.figure, n.dataset, n.split, n.network, round(n.percent / 100, 4), n.source] for n in numbers],
         "note": "Other images and classes than the composed scenes; empty: the source does not say.",
     }

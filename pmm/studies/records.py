@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,45 +24,34 @@ from pmm.run.folder import environment, fingerprint, project_root
 if TYPE_CHECKING:
     from pmm.run.experiment import Experiment
 
-EVEN = 0.0005
-"""Differences in mIoU below this, 0.05 points, count as none."""
-COLUMNS = {
+EVEN = 0.0005  # differences in mIoU below this, 0.05 points, count as none
+COLUMNS = {  # study -> what each of its cells must tell
     "masks": ("s", "alpha", "t", "variant", "crf_scale", "miou", "iou", "background"),
     "augment": ("augment", "seed", "s", "alpha", "miou", "c_v"),
     "losses": ("masks", "title", "pus", "variant", "beta", "kappa", "seed", "miou"),
     "cyclic": ("filtered", "seed", "round", "masks_miou", "model_miou"),
 }
-"""Study -> what each of its cells must tell."""
-TABLES = {
+TABLES = {  # study -> title of its table, keys of a cell (for losses: of a row of `summarise`), note
     "masks": (
         "Pseudo-masks over s, alpha, t, variant and CRF",
-        {"s": "s", "alpha": "alpha", "t": "t", "variant": "variant", "crf_scale": "CRF strength", "miou": "mIoU",
-         "background": "background"},
+        ("s", "alpha", "t", "variant", "crf_scale", "miou", "background"),
         "To look at: a grid evaluated by ground truth chooses nothing.",
     ),
-    "augment": (
-        "Smoothing by augmentation",
-        {"augment": "augmentation", "seed": "seed", "s": "s", "alpha": "alpha", "c_v": "mean c_v",
-         "val_map": "classifier, val mAP", "miou": "mIoU"},
-        "",
-    ),
+    "augment": ("Smoothing by augmentation", ("augment", "seed", "s", "alpha", "c_v", "val_map", "miou"), ""),
     "losses": (
         "Pretended under-fitting: settings by seeds",
-        {"masks": "training masks", "title": "loss (beta/kappa)", "mean": "val mIoU, mean", "spread": "spread",
-         "seeds": "seeds"},
+        ("masks", "title", "mean", "spread", "seeds"),
         "Spread: sample standard deviation over the seeds of the training; masks are the same.",
     ),
-    "cyclic": (
-        "Cyclic rounds",
-        {"filtered": "filtered", "seed": "seed", "round": "round", "masks_miou": "masks, train",
-         "model_miou": "model, val"},
-        "",
-    ),
+    "cyclic": ("Cyclic rounds", COLUMNS["cyclic"], ""),
+}
+HEADINGS = {  # of a table's columns, where they differ from the key
+    "crf_scale": "CRF strength", "miou": "mIoU", "augment": "augmentation", "c_v": "mean c_v",
+    "val_map": "classifier, val mAP", "masks": "training masks", "title": "loss (beta/kappa)",
+    "mean": "val mIoU, mean", "masks_miou": "masks, train", "model_miou": "model, val",
 }  # fmt: skip
-"""Study -> title of its table, key of a cell (of `summarise` for losses) -> heading, note."""
 SCORES = ("miou", "masks_miou", "model_miou")
-SHOWN_AS_THEY_ARE = (*SCORES, "val_map", "background", "mean", "spread", "seeds")
-"""Numbers of a table; all other columns are settings, which it spells out."""
+SHOWN_AS_THEY_ARE = (*SCORES, "val_map", "background", "mean", "spread", "seeds")  # all else is spelled out
 
 Cell = dict[str, Any]
 
@@ -71,25 +60,20 @@ Cell = dict[str, Any]
 class Record:
     """A study with the cells that are finished."""
 
-    manifest: dict[str, Any]
-    """study, dataset, split and images that the scores were measured on, training_images, seeds, method, crf, params,
-    environment."""
+    manifest: dict[str, Any]  # see `manifest`
     cells: list[Cell]
 
 
 def manifest(
     experiment: Experiment, study: str, split: str, images: int, seeds: Sequence[int], method: str, crf: bool
 ) -> dict[str, Any]:
-    """Say how a study is made.
+    """Say how a study, one of `COLUMNS`, is made.
 
     Args:
-        experiment: the run.
-        study: one of `COLUMNS`.
-        split: "train" or "val", the images whose ground truth evaluates.
-        images: their number.
+        experiment, study: the run, and what is studied with it.
+        split, images: "train" or "val", whose ground truth evaluates, and their number.
         seeds: of the trainings.
-        method: what is evaluated, in words.
-        crf: whether the evaluated masks went through a CRF.
+        method, crf: what is evaluated, in words, and whether it went through a CRF.
     """
     p = experiment.params
     data = {"dataset": experiment.data.name, "split": getattr(p, f"{split}_split"), "images": images}
@@ -98,12 +82,9 @@ def manifest(
 
 
 def gather(made: Mapping[str, Any], cells: Iterable[Mapping[str, Any]], path: str | Path | None = None) -> Record:
-    """Put cells together as they finish.
+    """Put the cells of a study, whose `manifest` is `made`, together as they finish.
 
-    Args:
-        made: the `manifest`.
-        cells: in the order of the study; each may take its time.
-        path: a JSON file that is written anew after every cell; None writes none.
+    The JSON file `path`, if any, is written anew after every cell.
     """
     record = Record(dict(made), [])
     for cell in cells:
@@ -115,8 +96,8 @@ def gather(made: Mapping[str, Any], cells: Iterable[Mapping[str, Any]], path: st
 
 def write_record(record: Record, path: str | Path) -> Path:
     """Write a record as JSON, whole or not at all; return the path."""
-    content = without_nan(asdict(check_record(asdict(record), str(path))))
-    write_text(Path(path), json.dumps(content, indent=1) + "\n")
+    check_record(vars(record), str(path))
+    write_text(Path(path), json.dumps(without_nan(vars(record)), indent=1) + "\n")
     return Path(path)
 
 
@@ -143,53 +124,36 @@ def check_record(content: Mapping[str, Any], source: str) -> Record:
     if not isinstance(cells, list) or not cells:
         raise InputError(f"{source}: cells is missing or empty; run the study again")
     for number, cell in enumerate(cells, 1):
-        _check_cell(cell, COLUMNS[made["study"]], f"{source}: cell {number}")
+        for key in COLUMNS[made["study"]]:
+            if not isinstance(cell, Mapping) or key not in cell:
+                raise InputError(f"{source}: cell {number}: {key} is missing; run the study again")
+            if key in SCORES and not _is_score(cell[key]):
+                raise InputError(f"{source}: cell {number}: {key} is no fraction 0..1; run the study again")
     return Record(dict(made), cells)
 
 
-def _check_cell(cell: Any, columns: Sequence[str], where: str) -> None:
-    for key in columns:
-        if not isinstance(cell, Mapping) or key not in cell:
-            raise InputError(f"{where}: {key} is missing; run the study again")
-        if key in SCORES and cell[key] is not None and not _is_share(cell[key]):
-            raise InputError(f"{where}: {key} is no fraction 0..1; run the study again")
+def _is_score(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and 0 <= value <= 1)  # not NaN
 
 
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
+def stored_cell(path: Path, key: Mapping[str, Any], measure: Callable[[], Cell]) -> Cell:
+    """Return the finished cell that a JSON file keeps under a key; measure and keep it, NaN as None, if there is none.
 
+    The key is everything that decides the cell, JSON-like; the version of the package is added.
 
-class CellStore:
-    """Finished cells in one JSON file, by the fingerprint of everything that decides them."""
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-
-    def get(self, key: Mapping[str, Any]) -> Cell | None:
-        """Return a finished cell, or None.
-
-        Raises:
-            InputError: the file is no JSON object.
-        """
-        return read_json(self.path).get(self._mark(key))
-
-    def put(self, key: Mapping[str, Any], cell: Mapping[str, Any]) -> Cell:
-        """Keep a finished cell, and return it as the file holds it."""
-        kept = json.loads(json.dumps(without_nan(dict(cell))))
-        write_text(self.path, json.dumps({**read_json(self.path), self._mark(key): kept}, indent=1) + "\n")
-        return kept
-
-    @staticmethod
-    def _mark(key: Mapping[str, Any]) -> str:
-        return fingerprint({"cell": dict(key), "version": pmm.__version__})
+    Raises:
+        InputError: the file is there but is no JSON object.
+    """
+    mark = fingerprint({"cell": dict(key), "version": pmm.__version__})
+    kept = read_json(path).get(mark)
+    if not kept:
+        kept = json.loads(json.dumps(without_nan(measure())))
+        write_text(path, json.dumps({**read_json(path), mark: kept}, indent=1) + "\n")
+    return kept
 
 
 def seeds_of(experiment: Experiment) -> list[int]:
-    """Return the run's `ablation_seeds`.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Return the run's `ablation_seeds`; InputError where there are none."""
     if not experiment.params.ablation_seeds:
         raise InputError("ablation_seeds: is empty; give at least one seed, three show a spread")
     return list(experiment.params.ablation_seeds)
@@ -200,69 +164,40 @@ def select(cells: Iterable[Cell], **fixed: Any) -> list[Cell]:
     return [cell for cell in cells if all(cell[name] == value for name, value in fixed.items())]
 
 
-@dataclass(frozen=True)
 class Difference:
-    """What one setting gains over another: seed -> difference, a fraction; the pairs that have both scores."""
+    """What one setting gains over another.
 
-    gains: Mapping[Any, float]
+    Args:
+        gains: seed -> difference, a fraction; the pairs that have both scores.
+    """
 
-    @property
-    def seeds(self) -> int:
-        """Number of pairs."""
-        return len(self.gains)
-
-    @property
-    def mean(self) -> float:
-        """Mean of the differences; NaN without any."""
-        return statistics.fmean(self.gains.values()) if self.gains else math.nan
-
-    @property
-    def spread(self) -> float | None:
-        """Sample standard deviation of the differences; None for fewer than two."""
-        return statistics.stdev(self.gains.values()) if self.seeds > 1 else None
-
-    @property
-    def ahead(self) -> int:
-        """Number of pairs that gain."""
-        return sum(gain > 0 for gain in self.gains.values())
+    def __init__(self, gains: Mapping[Any, float]):
+        self.gains, self.seeds = gains, len(gains)
+        self.mean = statistics.fmean(gains.values()) if gains else math.nan
+        self.spread = statistics.stdev(gains.values()) if len(gains) > 1 else None  # sample standard deviation
+        self.ahead = sum(gain > 0 for gain in gains.values())  # pairs that gain
 
     @property
     def verdict(self) -> str:
-        """The difference in words, see `verdict`."""
-        return verdict(self.mean, self.spread, self.ahead, self.seeds)
+        """The difference in words: a gain or loss only where all seeds agree and the mean exceeds spread and EVEN."""
+        if self.spread is None:
+            return "one seed, no verdict" if self.seeds else "no seed has both"
+        if max(abs(self.mean), self.spread) < EVEN:
+            return "makes no difference"
+        if abs(self.mean) <= self.spread or self.ahead not in (0, self.seeds):
+            return "within the spread of the seeds"
+        return "gains" if self.mean > 0 else "loses"
 
 
-def compare(cells: Iterable[Cell], against: Iterable[Cell], score: str = "miou", pair: str = "seed") -> Difference:
-    """Subtract the score of one setting from that of another, seed by seed.
-
-    Args:
-        cells, against: the cells of both settings, one for each seed; see `select`.
-        score: what is compared.
-        pair: what two cells must share to be compared.
-    """
-    plain = {cell[pair]: cell[score] for cell in against if cell[score] is not None}
-    both = [cell for cell in cells if cell[score] is not None and cell[pair] in plain]
-    return Difference({cell[pair]: cell[score] - plain[cell[pair]] for cell in both})
+def compare(cells: Iterable[Cell], against: Iterable[Cell], score: str = "miou") -> Difference:
+    """Subtract a score of one setting from that of another, seed by seed; one cell a seed on either side."""
+    plain = {cell["seed"]: cell[score] for cell in against if cell[score] is not None}
+    both = [cell for cell in cells if cell[score] is not None and cell["seed"] in plain]
+    return Difference({cell["seed"]: cell[score] - plain[cell["seed"]] for cell in both})
 
 
-def verdict(mean: float, spread: float | None, ahead: int, seeds: int) -> str:
-    """Word a difference: a gain or a loss only where every seed agrees and the mean exceeds the spread and EVEN."""
-    if spread is None:
-        return "one seed, no verdict" if seeds else "no seed has both"
-    if max(abs(mean), spread) < EVEN:
-        return "makes no difference"
-    if abs(mean) <= spread or ahead not in (0, seeds):
-        return "within the spread of the seeds"
-    return "gains" if mean > 0 else "loses"
-
-
-def summarise(cells: Iterable[Cell], *settings: str, score: str = "miou") -> list[Cell]:
-    """Reduce the seeds of each setting to mean and spread.
-
-    Args:
-        cells: of a study.
-        *settings: the keys that tell settings apart.
-        score: what is reduced; the cells must have it.
+def summarise(cells: Iterable[Cell], *settings: str) -> list[Cell]:
+    """Reduce the seeds of each setting, which the keys `settings` tell apart, to mean and spread of mIoU.
 
     Returns:
         A row for each setting: the settings, seeds (their number), values (the scores), mean, and spread (the sample
@@ -270,13 +205,13 @@ def summarise(cells: Iterable[Cell], *settings: str, score: str = "miou") -> lis
     """
     groups: dict[tuple, list[float]] = {}
     for cell in cells:
-        groups.setdefault(tuple(cell[name] for name in settings), []).append(cell[score])
-    rows = []
-    for group, values in groups.items():
-        spread = round(statistics.stdev(values), 4) if len(values) > 1 else None
-        facts = {"seeds": len(values), "values": values, "mean": round(statistics.fmean(values), 4), "spread": spread}
-        rows.append(dict(zip(settings, group, strict=True)) | facts)
-    return rows
+        groups.setdefault(tuple(cell[name] for name in settings), []).append(cell["miou"])
+    return [dict(zip(settings, group, strict=True)) | _reduced(values) for group, values in groups.items()]
+
+
+def _reduced(values: Sequence[float]) -> dict[str, Any]:
+    spread = round(statistics.stdev(values), 4) if len(values) > 1 else None
+    return {"seeds": len(values), "values": values, "mean": round(statistics.fmean(values), 4), "spread": spread}
 
 
 def made_with(record: Record) -> str:
@@ -291,23 +226,24 @@ def made_with(record: Record) -> str:
 
 def origin(record: Record | None, name: str) -> str:
     """Say in one line how results/<name>.json was made, or that it is absent."""
-    if record is None:
-        return f"results/{name}.json is absent: no longer study to show; params/ablations.yaml makes one."
-    return f"results/{name}.json: {made_with(record)}."
+    absent = "is absent: no longer study to show; params/ablations.yaml makes one"
+    return f"results/{name}.json{f': {made_with(record)}' if record else f' {absent}'}."
 
 
 def metrics_section(record: Record, which: str = "") -> dict[str, Any]:
     """Return a record as a section of metrics.json: a row for each cell, or for each setting of the losses.
 
-    Args:
-        record: the study.
-        which: ends the title, where several records of one study stand side by side.
+    `which` ends the title, where several records of one study stand side by side.
     """
     title, columns, note = TABLES[record.manifest["study"]]
     rows = summarise(record.cells, "masks", "title") if record.manifest["study"] == "losses" else record.cells
-    shown = [[_spelled(name, row.get(name)) for name in columns] for row in rows]
-    title = f"{title}: {which}" if which else title
-    return {"title": title, "data": made_with(record), "columns": list(columns.values()), "rows": shown, "note": note}
+    return {
+        "title": f"{title}: {which}" if which else title,
+        "data": made_with(record),
+        "columns": [HEADINGS.get(name, name) for name in columns],
+        "rows": [[_spelled(name, row.get(name)) for name in columns] for row in rows],
+        "note": note,
+    }
 
 
 def _spelled(name: str, value: Any) -> Any:

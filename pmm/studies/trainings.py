@@ -1,6 +1,7 @@
 """The studies that train: losses on clean and on wrong masks, augmentation of the classifier, cyclic rounds.
 
 Each training is a stage of the run, so a finished one is reused and an interrupted study goes on where it stopped.
+All raise InputError where `ablation_seeds` is empty; `path` is as in `records.gather`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,8 @@ from pmm.run.params import check_params
 from pmm.studies.masks import axes, evaluated_ids, own_cell, run_mask_grid
 from pmm.studies.records import Cell, Difference, Record, compare, gather, manifest, seeds_of, select
 
-MASKS = ("ground_truth", "ppmg", "threshold", "noisy")
-"""What the losses are trained on: clean masks, two kinds of pseudo-masks, ground truth with known errors."""
-FINE_MASKS = ("noisy",)
-"""Masks on which the paper's clamp is tried with every beta and kappa."""
+MASKS = ("ground_truth", "ppmg", "threshold", "noisy")  # clean, two kinds of pseudo-masks, with known errors
+FINE_MASKS = ("noisy",)  # on which the paper's clamp is tried with every beta and kappa
 BETAS = (0.15, 0.3, 0.6)
 KAPPAS = (0.5, 1.0, 2.0)
 ROUNDS = 3
@@ -44,25 +43,25 @@ class LossSetting:
         """Name of the loss; its two numbers are beta and kappa, and pow is the same in both variants."""
         if self.pus == "none":
             return "cross-entropy"
-        kind = self.pus if self.pus == "pow" else f"{self.pus}, {self.variant}"
-        return f"{kind}, {self.beta:g}/{self.kappa:g}"
+        return f"{self.pus}{'' if self.pus == 'pow' else f', {self.variant}'}, {self.beta:g}/{self.kappa:g}"
 
     @property
     def changes(self) -> dict[str, Any]:
         """The parameters that differ from the run's."""
-        if self.pus == "none":
-            return {"pus": "none"}
-        gate = {"beta": self.beta, "kappa": self.kappa, "pus_warmup": 0.0}
-        return {"pus": self.pus, "pus_variant": self.variant, **gate}
+        gate = {"pus_variant": self.variant, "beta": self.beta, "kappa": self.kappa, "pus_warmup": 0.0}
+        return {"pus": self.pus} | (gate if self.pus != "none" else {})
 
-    def train(self, experiment: Experiment, seed: int) -> Stage:
-        """Train a segmentation model, or reuse it; return its stage."""
-        loss = self.title.replace(", ", "_").replace("/", "_")
-        name = f"ablation/{self.masks}/{loss}/seed{seed}"
-        return experiment.segmenter(name, masks=self.masks, **{**self.changes, "seed": seed})
+    def miou(self, experiment: Experiment, seed: int) -> float | None:
+        """Train a segmentation model, or reuse it; return its val mIoU, a fraction."""
+        name = f"ablation/{self.masks}/{self.title.replace(', ', '_').replace('/', '_')}/seed{seed}"
+        return _val(experiment.segmenter(name, masks=self.masks, **self.changes, seed=seed))
 
 
-SETTINGS = (
+def _val(stage: Stage) -> float | None:
+    return stage.facts.get("val", {}).get("miou")
+
+
+SETTINGS = (  # the comparison of notebook 05; the masks called threshold are the noisier ones
     LossSetting("ppmg"),
     LossSetting("ppmg", "clamp", "paper", 0.3, 1.0),
     LossSetting("ppmg", "clamp", "paper", 0.5, 0.5),
@@ -72,33 +71,26 @@ SETTINGS = (
     LossSetting("threshold"),
     LossSetting("threshold", "clamp", "paper", 0.5, 1.0),
 )
-"""The comparison of notebook 05; the masks called threshold are the noisier ones."""
+# the losses that notebook 07 tries on all of `MASKS`, as `LossSetting` takes them
 LOSSES = (("none",), ("clamp", "paper", 0.3, 1.0), ("ignore", "paper", 0.3, 1.0), ("pow", "paper", 0.3, 0.5))
-"""The losses that notebook 07 tries on all of `MASKS`, as `LossSetting` takes them."""
 LOSS_TITLES = tuple(LossSetting("ppmg", *loss).title for loss in LOSSES)
 
 
 def loss_settings() -> list[LossSetting]:
     """List the long comparison: `SETTINGS`, `LOSSES` x `MASKS`, and beta x kappa of the paper's clamp; each once."""
     found = [*SETTINGS, *(LossSetting(masks, *loss) for masks in MASKS for loss in LOSSES)]
-    pairs = [(beta, kappa) for beta in BETAS for kappa in KAPPAS]
-    found += [LossSetting(masks, "clamp", "paper", *pair) for masks in FINE_MASKS for pair in pairs]
+    found += [LossSetting(masks, "clamp", "paper", b, k) for masks in FINE_MASKS for b in BETAS for k in KAPPAS]
     return sorted(dict.fromkeys(found), key=lambda setting: MASKS.index(setting.masks))
 
 
 def run_losses(experiment: Experiment, settings: Iterable[LossSetting] = SETTINGS, path: Path | None = None) -> Record:
-    """Train every setting with every seed of `ablation_seeds`, or reuse what is trained.
-
-    Args:
-        experiment: the run.
-        settings: lines of the comparison, no two the same.
-        path: as in `records.gather`.
+    """Train every setting, no two the same, with every seed of `ablation_seeds`, or reuse what is trained.
 
     Returns:
         A cell has the setting, its title, seed and miou, on the val split, to four digits.
 
     Raises:
-        InputError: there are no seeds, two settings are the same, or no validation image has a ground truth.
+        InputError: two settings are the same, or no validation image has a ground truth.
     """
     settings, seeds = list(settings), seeds_of(experiment)
     if len(set(settings)) < len(settings):
@@ -106,22 +98,17 @@ def run_losses(experiment: Experiment, settings: Iterable[LossSetting] = SETTING
     images = sum(experiment.data.has_mask(i) for i in experiment.val_ids)
     if not images:
         raise InputError("val_split: no image has a ground truth; losses cannot be compared without")
-    cells = (_loss_cell(experiment, setting, seed) for setting in settings for seed in seeds)
+    cells = (
+        asdict(own) | {"title": own.title, "seed": seed, "miou": round(float(own.miou(experiment, seed)), 4)}
+        for own in settings
+        for seed in seeds
+    )
     return gather(_of_models(experiment, "losses", images), cells, path)
-
-
-def _loss_cell(experiment: Experiment, setting: LossSetting, seed: int) -> Cell:
-    miou = round(float(_val(setting.train(experiment, seed))), 4)
-    return asdict(setting) | {"title": setting.title, "seed": seed, "miou": miou}
 
 
 def _of_models(experiment: Experiment, study: str, images: int) -> dict[str, Any]:
     method = f"segmentation models, {experiment.params.seg_epochs} epochs"
     return manifest(experiment, study, "val", images, seeds_of(experiment), method, experiment.params.seg_crf)
-
-
-def _val(stage: Stage) -> float | None:
-    return stage.facts.get("val", {}).get("miou")
 
 
 def loss_gains(record: Record) -> dict[tuple[str, str], Difference]:
@@ -141,12 +128,9 @@ def gain_table(record: Record, masks: str) -> tuple[list[float], list[float], np
     Returns:
         betas, kappas, (betas, kappas) mean gain in val mIoU as fractions; NaN where a setting is not in the record.
     """
-    gains, values = loss_gains(record), np.full((len(BETAS), len(KAPPAS)), np.nan)
-    for row, column in np.ndindex(values.shape):
-        title = LossSetting(masks, "clamp", "paper", BETAS[row], KAPPAS[column]).title
-        if (masks, title) in gains:
-            values[row, column] = gains[masks, title].mean
-    return list(BETAS), list(KAPPAS), values
+    gains = {title: gain.mean for (kind, title), gain in loss_gains(record).items() if kind == masks}
+    titles = [[LossSetting(masks, "clamp", "paper", beta, kappa).title for kappa in KAPPAS] for beta in BETAS]
+    return list(BETAS), list(KAPPAS), np.array([[gains.get(title, np.nan) for title in row] for row in titles])
 
 
 def run_augmentations(experiment: Experiment, path: Path | None = None) -> Record:
@@ -155,50 +139,39 @@ def run_augmentations(experiment: Experiment, path: Path | None = None) -> Recor
     A seed makes its own scenes, classifier and CAMs; both augmentations share the scenes. Each classifier other
     than the run's own lives in a run folder of its own below `ablation/`.
 
-    Args:
-        experiment: the run.
-        path: as in `records.gather`.
-
     Returns:
         A cell has augment, seed, s (0 or the run's), alpha, miou, c_v (mean over the channels with a foreground) and
         val_map of the classifier.
 
     Raises:
-        InputError: `ablation_seeds` is empty, or no training image has a ground truth.
+        InputError: no training image has a ground truth.
     """
     seeds = seeds_of(experiment)
     images = len(evaluated_ids(experiment, experiment.params.ablation_scenes))
     made = manifest(experiment, "augment", "train", images, seeds, "PPMG", crf=True)
     pairs = ((augment, seed) for seed in seeds for augment in ("weak", "strong"))
-    cells = (cell for pair in pairs for cell in _augment_cells(_sibling(experiment, *pair), *pair))
-    return gather(made, cells, path)
+    return gather(made, (cell for pair in pairs for cell in _augment_cells(experiment, *pair)), path)
 
 
-def _sibling(experiment: Experiment, augment: str, seed: int) -> Experiment:
-    """Return the run with another augmentation and seed: the run itself where nothing differs."""
-    p = experiment.params
-    if (augment, seed) == (p.cls_augment, p.seed):
-        return experiment
-    changes = {"cls_augment": augment, "seed": seed, "run_name": f"{augment}_seed{seed}"}
-    changes["runs_dir"] = str(experiment.run.path.resolve() / "ablation")
-    return Experiment(check_params({**p.model_dump(), **changes}, "augment"))
-
-
-def _augment_cells(sibling: Experiment, augment: str, seed: int) -> Iterator[Cell]:
-    own, alphas = own_cell(sibling.params), axes(sibling.params)["alpha"]
-    facts = {"augment": augment, "seed": seed, "c_v": mean_variation(sibling)}
-    settings = dict.fromkeys(replace(own, s=s, alpha=alpha) for s in (0.0, own.s) for alpha in alphas)
+def _augment_cells(experiment: Experiment, augment: str, seed: int) -> Iterator[Cell]:
+    p, sibling = experiment.params, experiment
+    if (augment, seed) != (p.cls_augment, p.seed):
+        changes = {"cls_augment": augment, "seed": seed, "run_name": f"{augment}_seed{seed}"}
+        changes["runs_dir"] = str(experiment.run.path.resolve() / "ablation")
+        sibling = Experiment(check_params({**p.model_dump(), **changes}, "augment"))
+    facts = {"augment": augment, "seed": seed, "c_v": _mean_variation(sibling)}
+    own = own_cell(p)
+    settings = dict.fromkeys(replace(own, s=s, alpha=alpha) for s in (0.0, own.s) for alpha in axes(p)["alpha"])
     grid = run_mask_grid(sibling, list(settings))
     facts["val_map"] = sibling.classifier().facts.get("val_map")
     for cell in grid.cells if grid else []:
         yield facts | {name: cell[name] for name in ("s", "alpha", "miou")}
 
 
-def mean_variation(experiment: Experiment) -> float:
-    """Return the mean c_v of all training CAMs' channels that have a foreground; NaN if none has."""
+def _mean_variation(experiment: Experiment) -> float:
     cams = (experiment.cam(i)[1] for i in experiment.train_ids)
     found = np.concatenate([coefficient_of_variation(cam, experiment.params.t) for cam in cams])
-    found = found[found > 0]
+    found = found[found > 0]  # channels with a foreground
     return float(found.mean()) if found.size else float("nan")
 
 
@@ -226,17 +199,9 @@ def run_rounds(experiment: Experiment, rounds: int = ROUNDS, path: Path | None =
     Round 0 is a model with the run's loss on the run's masks, the teacher of both branches; later rounds learn
     with plain cross-entropy, as in notebook 06. The cell of round 0 holds the cross-entropy model.
 
-    Args:
-        experiment: the run.
-        rounds: the last round.
-        path: as in `records.gather`.
-
     Returns:
         A cell has filtered, seed, round, masks_miou (of the masks trained on, train) and model_miou (val, with
         cross-entropy).
-
-    Raises:
-        InputError: `ablation_seeds` is empty.
     """
     made = _of_models(experiment, "cyclic", len(experiment.val_ids))
     cells = (cell for seed in seeds_of(experiment) for cell in _rounds(experiment, seed, rounds))
@@ -247,25 +212,22 @@ def _rounds(experiment: Experiment, seed: int, rounds: int) -> Iterator[Cell]:
     masks, root = experiment.params.seg_masks, f"ablation/cyclic/seed{seed}"
     first = {"round": 0, "masks_miou": experiment.pseudo_masks(masks).facts.get("miou")}
     experiment.segmenter(f"{root}/teacher", masks=masks, seed=seed)
-    first["model_miou"] = _val(LossSetting(masks).train(experiment, seed))  # also in the comparison of losses
+    first["model_miou"] = LossSetting(masks).miou(experiment, seed)  # also in the comparison of losses
     for filtered in (True, False):
-        teacher = f"{root}/teacher"
-        yield {"filtered": filtered, "seed": seed} | first
+        branch, teacher = {"filtered": filtered, "seed": seed}, f"{root}/teacher"
+        yield branch | first
         for number in range(1, rounds + 1):
             name = f"{root}/{'filtered' if filtered else 'free'}{number}"
             masks_miou = experiment.cyclic_masks(number, teacher, name, filtered).facts.get("miou")
             model_miou = _val(experiment.segmenter(name, masks=name, seed=seed, pus="none"))
-            scores = {"masks_miou": masks_miou, "model_miou": model_miou}
-            yield {"filtered": filtered, "seed": seed, "round": number} | scores
+            yield branch | {"round": number, "masks_miou": masks_miou, "model_miou": model_miou}
             teacher = name
 
 
 def round_lines(record: Record, score: str) -> dict[bool, tuple[list[int], list[list[float]]]]:
-    """Gather one score in per cent over the rounds: filtered -> (rounds, one list of seeds' values a round).
+    """Gather "masks_miou" or "model_miou" in per cent: filtered -> (rounds, one list of seeds' values a round).
 
-    Args:
-        record: as `run_rounds` returned.
-        score: "masks_miou" or "model_miou"; NaN where a cell has none.
+    A value is NaN where a cell has none.
     """
     rounds = sorted({cell["round"] for cell in record.cells})
     lines = {}

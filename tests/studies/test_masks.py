@@ -121,7 +121,7 @@ def test_tables_and_curves_hold_the_cells(results):
     assert (s, alphas, values.shape) == ([0.0, 0.3], [0.5, 2.0], (2, 2)) and not np.isnan(values).any()
     curves = masks.curves(results, "alpha", "s")
     assert curves["s = 0"] == ([0.5, 2.0], pytest.approx(100 * values[0]))
-    x, y = masks.curve(results, "crf_scale")
+    x, y = masks.curves(results, "crf_scale")["mIoU"]
     assert x == [0.0, 1.0] and y[1] == pytest.approx(100 * values[1, 0])
     names, columns, iou = masks.class_table(results, "s")
     assert names == ["background", "one", "two"] and columns == [0.0, 0.3] and iou.shape == (3, 2)

@@ -8,7 +8,7 @@ import pytest
 from pmm.errors import InputError
 from pmm.run.params import Params
 from pmm.studies import records
-from pmm.studies.records import CellStore, Difference, compare, load_record, select, summarise, verdict, write_record
+from pmm.studies.records import Difference, compare, load_record, select, stored_cell, summarise, write_record
 
 CELL = {"filtered": True, "seed": 0, "round": 1, "masks_miou": 0.5, "model_miou": None}
 EXPERIMENT = SimpleNamespace(params=Params(), data=SimpleNamespace(name="scenes"), train_ids=["a", "b"])
@@ -21,13 +21,15 @@ def record():
 
 
 def test_a_finished_cell_is_found_again_and_only_by_the_same_key(tmp_path):
-    store = CellStore(tmp_path / "cells.json")
-    assert store.get({"s": 0.3}) is None
-    assert store.put({"s": 0.3}, {"miou": 0.5, "iou": {"cat": float("nan")}}) == {"miou": 0.5, "iou": {"cat": None}}
-    store.put({"s": 0.6}, {"miou": 0.4})
-    again = CellStore(tmp_path / "cells.json")
-    assert again.get({"s": 0.3})["miou"] == 0.5 and again.get({"s": 0.6})["miou"] == 0.4
-    assert again.get({"s": 0.3, "t": 0}) is None
+    path = tmp_path / "cells.json"
+
+    def stored(key, scores=None):
+        return stored_cell(path, key, lambda: scores or pytest.fail("measured again"))
+
+    assert stored({"s": 0.3}, {"miou": 0.5, "iou": {"cat": float("nan")}}) == {"miou": 0.5, "iou": {"cat": None}}
+    assert stored({"s": 0.6}, {"miou": 0.4}) == {"miou": 0.4}
+    assert stored({"s": 0.3})["miou"] == 0.5 and stored({"s": 0.6})["miou"] == 0.4
+    assert stored({"s": 0.3, "t": 0}, {"miou": 0.1})["miou"] == 0.1
     assert [path.name for path in tmp_path.iterdir()] == ["cells.json"]
 
 
@@ -131,19 +133,19 @@ def test_difference_is_taken_seed_by_seed():
 
 
 @pytest.mark.parametrize(
-    "mean, spread, ahead, words",
+    "gains, words",
     [
-        (0.03, 0.01, 3, "gains"),
-        (-0.03, 0.01, 0, "loses"),
-        (0.01, 0.02, 3, "within"),
-        (0.03, 0.02, 2, "within"),
-        (0.03, None, 1, "one seed"),
-        (-0.00004, 0.00003, 0, "makes no difference"),  # PUS with a gate that never opens is cross-entropy
-        (0.0, 0.0, 0, "makes no difference"),
+        ((0.02, 0.03, 0.04), "gains"),
+        ((-0.02, -0.03, -0.04), "loses"),
+        ((0.001, 0.001, 0.028), "within"),  # every seed is ahead, the spread exceeds the mean
+        ((-0.001, 0.045, 0.046), "within"),  # the mean exceeds the spread, one seed is behind
+        ((0.03,), "one seed"),
+        ((-0.00001, -0.00004, -0.00007), "makes no difference"),  # a gate that never opens is cross-entropy
+        ((0.0, 0.0, 0.0), "makes no difference"),
     ],
 )
-def test_verdict(mean, spread, ahead, words):
-    assert verdict(mean, spread, ahead, seeds=1 if spread is None else 3).startswith(words)
+def test_verdict(gains, words):
+    assert Difference(dict(enumerate(gains))).verdict.startswith(words)
 
 
 def test_a_difference_by_hand():
