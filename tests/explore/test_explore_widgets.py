@@ -205,7 +205,7 @@ def test_every_snippet_is_a_parameter_file(run, tmp_path):
     )
     for panel, changes in zip(explorer.panels, settings, strict=True):
         for change in changes:
-            text = snippet(panel.make_state({**panel.values(), **change}).parameters())
+            text = snippet(panel.make_state(**{**panel.values(), **change}).parameters())
             (tmp_path / "own.yaml").write_text(text)
             assert load_params(tmp_path / "own.yaml") == Params(**yaml.safe_load(text))
     with pytest.raises(InputError, match="alpha"):
