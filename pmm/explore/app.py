@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import ipywidgets as widgets
 import yaml
@@ -31,9 +31,8 @@ Stop = Callable[[], bool]  # whether a newer request waits, so that what takes l
 class LatestWins:
     """Calls `work(request, is_stale)` for the newest request, in one thread at a time.
 
-    A slider makes requests faster than pictures can be drawn. None of them is queued: while one is worked on,
-    only the newest of those that arrive is kept. `is_stale()` tells the work that a newer one waits, so that it
-    can leave out what would take long. The thread ends when there is nothing to do.
+    None of the others is queued: while one is worked on, only the newest of those that arrive is kept. `is_stale()`
+    tells the work that a newer one waits, so that it can leave out what would take long.
 
     Args:
         work: what to do with a request.
@@ -144,14 +143,6 @@ class State(Protocol):
         """Return the setting under the names of `pmm.run.params.Params`."""
 
 
-class Drawn(NamedTuple):
-    """What a panel shows now."""
-
-    scene: ExplorerScene
-    state: State
-    view: View
-
-
 class Panel:
     """One tab: sliders on top, the picture below, then what it says.
 
@@ -160,8 +151,7 @@ class Panel:
         title, name: for the tab, and for the files of saved pictures.
         controls: name -> slider or menu; one called `class_id` is filled with the classes of the scene.
         make_state: turns the values of the controls, by their names, into a state.
-        draw: makes the view of a scene and a state.
-        chart: a second, slower view of a state, worked on while the sliders rest; None where `stop()` ended it.
+        draw, chart: make a view of scene and state, and a slower one while sliders rest; None where `stop()` ended it.
         folded: title and names of controls that are folded away.
     """
 
@@ -173,16 +163,16 @@ class Panel:
         self.experiment, self.title, self.name, self.controls = experiment, title, name, controls
         self.make_state, self.draw, self.chart = make_state, draw, chart
         self.initial = {name: control.value for name, control in controls.items() if name != "class_id"}
-        self.drawn: Drawn | None = None
+        self.scene: ExplorerScene | None = None  # this and the next two: what is drawn now, None before
+        self.state: State | None = None
+        self.view: View | None = None
         self.main, self.slow = PictureAndWords(rows=2), PictureAndWords(rows=1)
         self.warning, self.saved = widgets.HTML(), widgets.HTML()
         self.yaml = widgets.Textarea(rows=6, layout=widgets.Layout(width="100%"))
-        title, names = folded
-        rows = [_row(control for name, control in controls.items() if name not in names)]
-        rows += [widgets.Accordion([_row(controls[name] for name in names)], titles=(title,))] if names else []
-        outputs = [
-            part for shown in (self.main, self.slow)[: 2 if chart else 1] for part in (shown.picture, shown.words)
-        ]
+        rows = [_row(control for name, control in controls.items() if name not in folded[1])]
+        if folded[1]:
+            rows.append(widgets.Accordion([_row(controls[name] for name in folded[1])], titles=folded[:1]))
+        outputs = [self.main.picture, self.main.words, *((self.slow.picture, self.slow.words) if chart else ())]
         reset = widgets.Button(description="Reset", tooltip="all sliders to the parameters of this run")
         save = widgets.Button(description="Save picture", tooltip="write the picture into the run folder, as PNG")
         reset.on_click(self.reset)
@@ -197,16 +187,12 @@ class Panel:
         return {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in values.items()}
 
     def show(self, scene: ExplorerScene, values: Mapping[str, Any]) -> None:
-        """Draw a scene with the values of the controls, and put it on the page.
-
-        Raises:
-            InputError: the scene has no class to show, or a value is out of range.
-        """
+        """Draw a scene with the values of the controls; InputError if it has no class, or a value is out of range."""
         if "class_id" in self.controls:
             values = {**values, "class_id": self._offer(scene, values["class_id"])}
         state = self.make_state(**values)
         view = self.draw(scene, state)
-        self.drawn = Drawn(scene, state, view)
+        self.scene, self.state, self.view = scene, state, view
         self.main.show(view)
         warning = f'<p class="pmm-warning" role="status">{html.escape(view.warning)}</p>'
         self.warning.value = warning if view.warning else ""
@@ -223,12 +209,6 @@ class Panel:
             classes.options, classes.value = scene.menu, chosen
         return chosen
 
-    def follow_up(self, stop: Stop) -> None:
-        """Draw the slower chart of what is shown now; ends early once `stop()` is true."""
-        view = self.chart(self.drawn.state, stop) if self.chart else None
-        if view is not None:
-            self.slow.show(view)
-
     def reset(self, *_: Any) -> None:
         """Set all controls to the run's parameters."""
         for name, value in self.initial.items():
@@ -237,19 +217,17 @@ class Panel:
     def save(self, *_: Any) -> Path | None:
         """Keep the drawn picture with its setting among the run's figures, where the report finds it, and say where.
 
-        The name tells scene and class or checkpoint, and ends in a fingerprint of picture and caption: another
-        picture never overwrites it.
+        The name tells scene and class or checkpoint; its end, a hash of the content, keeps other pictures from it.
         """
-        if self.drawn is None:
+        scene, state, view = self.scene, self.state, self.view
+        if view is None:
             return None
-        scene, state, view = self.drawn
         setting = ", ".join(f"{name} {value}" for name, value in state.parameters().items())
         caption = ", ".join(filter(None, (self.title, scene.id, view.subject))) + f": {setting}."
         png = drawing.encoded(view.picture, "PNG")
         mark = hashlib.sha256(png + caption.encode()).hexdigest()[:8]
         name = "_".join(filter(None, ("08", self.name, Path(scene.id).stem, view.subject, mark)))
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-        run = Path(self.experiment.run.path)
+        stem, run = re.sub(r"[^A-Za-z0-9._-]+", "_", name), Path(self.experiment.run.path)
         keep(png, caption, view.alt, stem, run)
         path = run / "figures" / f"{stem}.png"
         self.saved.value = f"saved: {html.escape(str(path))}"
@@ -265,7 +243,7 @@ class Explorer(widgets.VBox):
         upload: offer photographs of one's own.
 
     Raises:
-        InputError: the run has no CAMs, or lacks what its only panel needs.
+        InputError: the run has no CAMs, or lacks what its first panel needs.
     """
 
     def __init__(self, experiment: Experiment, panels: Sequence[Panel], upload: bool = False):
@@ -299,8 +277,9 @@ class Explorer(widgets.VBox):
         panel, source, values = request
         panel.show(self.picker.scene(source), values)
         self.problem.value = ""
-        if not is_stale() and self.worker.rests(REST):  # work on the chart would hold up the next picture
-            panel.follow_up(is_stale)
+        rests = not is_stale() and self.worker.rests(REST)  # work on the chart would hold up the next picture
+        if rests and panel.chart and (view := panel.chart(panel.state, is_stale)):
+            panel.slow.show(view)
 
     def _failed(self, error: Exception) -> None:
         self.failures.append(error)
@@ -313,20 +292,19 @@ class Explorer(widgets.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """Add the first picture as HTML, for pages without a kernel."""
         bundle = dict(super()._repr_mimebundle_(**kwargs) or {})
-        if (drawn := self.panels[0].drawn) is not None:
+        if (view := self.panels[0].view) is not None:
             note = "Without a kernel this is a picture. In JupyterLab, or with make explore, it has sliders."
-            bundle["text/html"] = figure_html(drawing.encoded(drawn.view.picture, "PNG"), note, drawn.view.alt)
-            bundle["text/plain"] = f"[explorer] {drawn.view.alt}"
+            bundle["text/html"] = figure_html(drawing.encoded(view.picture, "PNG"), note, view.alt)
+            bundle["text/plain"] = f"[explorer] {view.alt}"
         return bundle
 
 
-STYLE = (
-    "".join(f".pmm-rows-{n} {{aspect-ratio: {drawing.WIDTH} / {drawing.page_height(n)};}}\n" for n in (1, 2))
-    + """
-.pmm-picture {object-fit: contain; object-position: left top;}
-.pmm-words {font-size: 16px; line-height: 1.5; margin: 4px 0; padding-left: 18px;}
-.pmm-alt {position: absolute; width: 1px; height: 1px; overflow: hidden;}
-.pmm-warning {font-size: 16px; border-left: 6px solid #D55E00; padding: 4px 10px; margin: 4px 0;}
-.pmm-problem {font-size: 16px; border-left: 6px solid #A4001D; padding: 4px 10px; margin: 4px 0;}
+STYLE = f"""
+.pmm-rows-1 {{aspect-ratio: {drawing.WIDTH} / {drawing.page_height(1)};}}
+.pmm-rows-2 {{aspect-ratio: {drawing.WIDTH} / {drawing.page_height(2)};}}
+.pmm-picture {{object-fit: contain; object-position: left top;}}
+.pmm-words {{font-size: 16px; line-height: 1.5; margin: 4px 0; padding-left: 18px;}}
+.pmm-alt {{position: absolute; width: 1px; height: 1px; overflow: hidden;}}
+.pmm-warning {{font-size: 16px; border-left: 6px solid #D55E00; padding: 4px 10px; margin: 4px 0;}}
+.pmm-problem {{font-size: 16px; border-left: 6px solid #A4001D; padding: 4px 10px; margin: 4px 0;}}
 """
-)

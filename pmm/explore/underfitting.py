@@ -87,11 +87,8 @@ def model_output(experiment: Experiment, scene: ExplorerScene, checkpoint: str, 
     Raises:
         InputError: it is not trained, names the command that trains it; or the early weights were not kept.
     """
-    trained, masks, early = (
-        experiment.run.recorded(f"segmenter/{name}"),
-        experiment.params.seg_masks,
-        checkpoint == "early",
-    )
+    trained, early = experiment.run.recorded(f"segmenter/{name}"), checkpoint == "early"
+    masks = experiment.params.seg_masks
     if trained is None:
         raise InputError(
             f"{experiment.run.path}: segmenter {name} is not trained; train it first: make demo, "
