@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import ipywidgets as widgets
 import yaml
@@ -17,28 +17,22 @@ import yaml
 from pmm.errors import InputError
 from pmm.explore import drawing
 from pmm.explore.drawing import View
-from pmm.explore.picker import ExplorerScene, ScenePicker, Source, check_cams_exist
+from pmm.explore.picker import ExplorerScene, ScenePicker, Source
 from pmm.figures.style import figure_html, keep
 from pmm.run.experiment import Experiment
 from pmm.run.params import check_params
 
-REST = 0.25
-"""Seconds that a slider must rest before the chart over several scenes is worked on."""
-PICTURE_SIZES = {1: (1204, 285), 2: (1204, 544)}
-"""Width and height of a picture of one or two rows of cells."""
+REST = 0.25  # seconds that a slider must rest before the chart over several scenes is worked on
 LOOK = {"style": {"description_width": "150px"}, "layout": widgets.Layout(width="420px", max_width="100%")}
-_NOTHING = object()
 
-Stop = Callable[[], bool]
-"""Whether a newer request waits, so that what takes long should end."""
+Stop = Callable[[], bool]  # whether a newer request waits, so that what takes long should end
 
 
 class LatestWins:
     """Calls `work(request, is_stale)` for the newest request, in one thread at a time.
 
-    A slider makes requests faster than pictures can be drawn. None of them is queued: while one is worked on,
-    only the newest of those that arrive is kept. `is_stale()` tells the work that a newer one waits, so that it
-    can leave out what would take long. The thread ends when there is nothing to do.
+    None of the others is queued: while one is worked on, only the newest of those that arrive is kept. `is_stale()`
+    tells the work that a newer one waits, so that it can leave out what would take long.
 
     Args:
         work: what to do with a request.
@@ -48,23 +42,23 @@ class LatestWins:
     def __init__(self, work: Callable[[Any, Stop], None], failed: Callable[[Exception], None]):
         self._work, self._failed = work, failed
         self._state = threading.Condition()
-        self._next: Any = _NOTHING
-        self._thread: threading.Thread | None = None
+        self._waiting: list[Any] = []  # the newest request, or nothing
+        self._busy = False
         self.asked = self.begun = 0
 
     def ask(self, request: Any) -> None:
         """Take a request; returns at once."""
         with self._state:
-            self._next = request
+            self._waiting = [request]
             self.asked += 1
             self._state.notify_all()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="pmm-explorer", daemon=True)
-                self._thread.start()
+            if not self._busy:
+                self._busy = True
+                threading.Thread(target=self._serve, name="pmm-explorer", daemon=True).start()
 
     def is_stale(self) -> bool:
         """Return whether a newer request waits."""
-        return self._next is not _NOTHING
+        return bool(self._waiting)
 
     def rests(self, seconds: float) -> bool:
         """Wait so long for a newer request; False as soon as there is one. For `work`, before what takes long."""
@@ -74,16 +68,16 @@ class LatestWins:
     def wait(self, timeout: float = 60.0) -> bool:
         """Wait until nothing is left to do; False if that takes longer than `timeout` seconds."""
         with self._state:
-            return self._state.wait_for(lambda: self._thread is None, timeout)
+            return self._state.wait_for(lambda: not self._busy, timeout)
 
     def _serve(self) -> None:
         while True:
             with self._state:
-                request, self._next = self._next, _NOTHING
-                if request is _NOTHING:
-                    self._thread = None
+                if not self._waiting:
+                    self._busy = False
                     self._state.notify_all()
                     return
+                request = self._waiting.pop()
                 self.begun += 1
             try:
                 self._work(request, self.is_stale)
@@ -112,11 +106,7 @@ def menu(name: str, options: Iterable[str | tuple[str, Any]], value: Any) -> wid
 
 
 def snippet(parameters: Mapping[str, Any]) -> str:
-    """Write names and values of `pmm.run.params.Params` as YAML that `params/*.yaml` accepts.
-
-    Raises:
-        InputError: a name or a value is not one that a run takes.
-    """
+    """Write parameters of a run as YAML that `params/*.yaml` accepts; InputError if a run does not take one."""
     check_params(parameters, "explorer")
     return yaml.safe_dump(dict(parameters), sort_keys=False)
 
@@ -131,16 +121,15 @@ class PictureAndWords:
 
     def __init__(self, rows: int):
         # without a first picture the browser would show the sign of a broken image
-        empty = drawing.message("drawn as soon as the sliders rest", PICTURE_SIZES[rows])
-        layout = widgets.Layout(width="100%", max_width=f"{PICTURE_SIZES[rows][0]}px", height="auto")
-        self.picture = widgets.Image(value=drawing.to_jpeg(empty), format="jpeg", layout=layout)
+        empty = drawing.message("drawn as soon as the sliders rest", (drawing.WIDTH, drawing.page_height(rows)))
+        layout = widgets.Layout(width="100%", max_width=f"{drawing.WIDTH}px", height="auto")
+        self.picture = widgets.Image(value=drawing.encoded(empty, "JPEG"), format="jpeg", layout=layout)
         self.picture.add_class("pmm-picture").add_class(f"pmm-rows-{rows}")
         self.words = widgets.HTML()
-        self.widgets = [self.picture, self.words]
 
     def show(self, view: View) -> None:
         """Put a view on the page."""
-        self.picture.value = drawing.to_jpeg(view.picture)
+        self.picture.value = drawing.encoded(view.picture, "JPEG")
         # ipywidgets' Image has no alt, and its script fails on a tooltip; so the alternative text stands beside it
         alt = f'<span class="pmm-alt" role="img" aria-label="{html.escape(view.alt)}"></span>'
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in view.text if line)
@@ -154,14 +143,6 @@ class State(Protocol):
         """Return the setting under the names of `pmm.run.params.Params`."""
 
 
-class Drawn(NamedTuple):
-    """What a panel shows now."""
-
-    scene: ExplorerScene
-    state: State
-    view: View
-
-
 class Panel:
     """One tab: sliders on top, the picture below, then what it says.
 
@@ -169,36 +150,36 @@ class Panel:
         experiment: the run, for the pictures that are saved.
         title, name: for the tab, and for the files of saved pictures.
         controls: name -> slider or menu; one called `class_id` is filled with the classes of the scene.
-        make_state: turns what the controls say into a state.
-        draw: makes the view of a scene and a state.
-        chart: a second, slower view of a state, worked on while the sliders rest; None where `stop()` ended it.
+        make_state: turns the values of the controls, by their names, into a state.
+        draw, chart: make a view of scene and state, and a slower one while sliders rest; None where `stop()` ended it.
         folded: title and names of controls that are folded away.
     """
 
     def __init__(
         self, experiment: Experiment, title: str, name: str, controls: dict[str, widgets.Widget],
-        make_state: Callable[[dict[str, Any]], State], draw: Callable[[ExplorerScene, State], View],
+        make_state: Callable[..., State], draw: Callable[[ExplorerScene, State], View],
         chart: Callable[[State, Stop], View | None] | None = None, folded: tuple[str, Sequence[str]] = ("", ()),
     ):  # fmt: skip
         self.experiment, self.title, self.name, self.controls = experiment, title, name, controls
         self.make_state, self.draw, self.chart = make_state, draw, chart
         self.initial = {name: control.value for name, control in controls.items() if name != "class_id"}
-        self.drawn: Drawn | None = None
+        self.scene: ExplorerScene | None = None  # this and the next two: what is drawn now, None before
+        self.state: State | None = None
+        self.view: View | None = None
         self.main, self.slow = PictureAndWords(rows=2), PictureAndWords(rows=1)
         self.warning, self.saved = widgets.HTML(), widgets.HTML()
         self.yaml = widgets.Textarea(rows=6, layout=widgets.Layout(width="100%"))
         rows = [_row(control for name, control in controls.items() if name not in folded[1])]
         if folded[1]:
-            rows.append(widgets.Accordion([_row(controls[name] for name in folded[1])], titles=(folded[0],)))
-        outputs = [*self.main.widgets, *(self.slow.widgets if chart else [])]
+            rows.append(widgets.Accordion([_row(controls[name] for name in folded[1])], titles=folded[:1]))
+        outputs = [self.main.picture, self.main.words, *((self.slow.picture, self.slow.words) if chart else ())]
         reset = widgets.Button(description="Reset", tooltip="all sliders to the parameters of this run")
         save = widgets.Button(description="Save picture", tooltip="write the picture into the run folder, as PNG")
         reset.on_click(self.reset)
         save.on_click(self.save)
         help_text = widgets.HTML("Copy these values as parameters: select all and copy into a file of params/.")
         copy = widgets.Accordion([widgets.VBox([help_text, self.yaml])], titles=("These values as parameters (YAML)",))
-        tools = widgets.HBox([reset, save, self.saved])
-        self.widget = widgets.VBox([*rows, self.warning, *outputs, tools, copy])
+        self.widget = widgets.VBox([*rows, self.warning, *outputs, widgets.HBox([reset, save, self.saved]), copy])
 
     def values(self) -> dict[str, Any]:
         """Return what the controls say; rounded, since a step of 0.05 must not give 0.15000000000000002."""
@@ -206,16 +187,12 @@ class Panel:
         return {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in values.items()}
 
     def show(self, scene: ExplorerScene, values: Mapping[str, Any]) -> None:
-        """Draw a scene with the values of the controls, and put it on the page.
-
-        Raises:
-            InputError: the scene has no class to show, or a value is out of range.
-        """
+        """Draw a scene with the values of the controls; InputError if it has no class, or a value is out of range."""
         if "class_id" in self.controls:
             values = {**values, "class_id": self._offer(scene, values["class_id"])}
-        state = self.make_state(dict(values))
+        state = self.make_state(**values)
         view = self.draw(scene, state)
-        self.drawn = Drawn(scene, state, view)
+        self.scene, self.state, self.view = scene, state, view
         self.main.show(view)
         warning = f'<p class="pmm-warning" role="status">{html.escape(view.warning)}</p>'
         self.warning.value = warning if view.warning else ""
@@ -224,21 +201,13 @@ class Panel:
 
     def _offer(self, scene: ExplorerScene, wanted: int) -> int:
         """Put the scene's classes into the menu and return the class to show: the wanted one if it is there."""
-        options = [(name, i) for i, name in zip(scene.class_ids, scene.names, strict=True)]
-        if not options:
+        if not scene.menu:
             raise InputError(f"{scene.id}: has no class to show; choose another scene")
         chosen = wanted if wanted in scene.class_ids else scene.class_ids[0]
         classes = self.controls["class_id"]
-        if list(classes.options) != options:
-            classes.options = options
-            classes.value = chosen
+        if list(classes.options) != scene.menu:
+            classes.options, classes.value = scene.menu, chosen
         return chosen
-
-    def follow_up(self, stop: Stop) -> None:
-        """Draw the slower chart of what is shown now; ends early once `stop()` is true."""
-        view = self.chart(self.drawn.state, stop) if self.chart else None
-        if view is not None:
-            self.slow.show(view)
 
     def reset(self, *_: Any) -> None:
         """Set all controls to the run's parameters."""
@@ -248,31 +217,21 @@ class Panel:
     def save(self, *_: Any) -> Path | None:
         """Keep the drawn picture with its setting among the run's figures, where the report finds it, and say where.
 
-        The name tells scene and class or checkpoint, and ends in a fingerprint of picture and caption: another
-        picture never overwrites it.
+        The name tells scene and class or checkpoint; its end, a hash of the content, keeps other pictures from it.
         """
-        if self.drawn is None:
+        scene, state, view = self.scene, self.state, self.view
+        if view is None:
             return None
-        scene, view = self.drawn.scene, self.drawn.view
-        setting = ", ".join(f"{name} {value}" for name, value in self.drawn.state.parameters().items())
+        setting = ", ".join(f"{name} {value}" for name, value in state.parameters().items())
         caption = ", ".join(filter(None, (self.title, scene.id, view.subject))) + f": {setting}."
-        png = drawing.to_png(view.picture)
+        png = drawing.encoded(view.picture, "PNG")
         mark = hashlib.sha256(png + caption.encode()).hexdigest()[:8]
         name = "_".join(filter(None, ("08", self.name, Path(scene.id).stem, view.subject, mark)))
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-        run = Path(self.experiment.run.path)
+        stem, run = re.sub(r"[^A-Za-z0-9._-]+", "_", name), Path(self.experiment.run.path)
         keep(png, caption, view.alt, stem, run)
         path = run / "figures" / f"{stem}.png"
         self.saved.value = f"saved: {html.escape(str(path))}"
         return path
-
-
-class Request(NamedTuple):
-    """What the page is to show: a panel, a picture, the values of the controls."""
-
-    panel: Panel
-    source: Source
-    values: dict[str, Any]
 
 
 class Explorer(widgets.VBox):
@@ -284,48 +243,43 @@ class Explorer(widgets.VBox):
         upload: offer photographs of one's own.
 
     Raises:
-        InputError: the run has no CAMs, or lacks what its only panel needs.
+        InputError: the run has no CAMs, or lacks what its first panel needs.
     """
 
     def __init__(self, experiment: Experiment, panels: Sequence[Panel], upload: bool = False):
-        check_cams_exist(experiment)
         self.panels = panels
         self.picker = ScenePicker(experiment, self.ask, upload)
         self.problem = widgets.HTML()
         self.failures: list[Exception] = []
         self.worker = LatestWins(self._serve, self._failed)
-        self.tabs = None
-        body = panels[0].widget
-        if len(panels) > 1:
-            body = self.tabs = widgets.Tab([p.widget for p in panels], titles=tuple(p.title for p in panels))
+        self.tabs = widgets.Tab([panel.widget for panel in panels], titles=[panel.title for panel in panels])
+        body = self.tabs if len(panels) > 1 else panels[0].widget
         super().__init__([widgets.HTML(f"<style>{STYLE}</style>"), self.picker.widget, self.problem, body])
         self._serve(self._request(), lambda: True)  # outside the widget: what is wrong is raised here
         for control in (control for panel in panels for control in panel.controls.values()):
             control.observe(self.ask, "value")
-        if self.tabs is not None:
-            self.tabs.observe(self.ask, "selected_index")
+        self.tabs.observe(self.ask, "selected_index")
 
     @property
     def panel(self) -> Panel:
         """The panel in front."""
-        return self.panels[self.tabs.selected_index or 0] if self.tabs is not None else self.panels[0]
+        return self.panels[self.tabs.selected_index or 0]
 
     def ask(self, *_: Any) -> Explorer:
         """Let the worker draw what the controls say now, and then what takes longer than a picture."""
         self.worker.ask(self._request())
         return self
 
-    def _request(self) -> Request:
-        return Request(self.panel, self.picker.source, self.panel.values())
+    def _request(self) -> tuple[Panel, Source, dict[str, Any]]:
+        return self.panel, self.picker.source, self.panel.values()
 
-    def _serve(self, request: Request, is_stale: Stop) -> None:
-        scene = request.source.scene()
-        self.picker.describe(request.source)
-        request.panel.show(scene, request.values)
-        if self.problem.value:
-            self.problem.value = ""
-        if not is_stale() and self.worker.rests(REST):  # work on the chart would hold up the next picture
-            request.panel.follow_up(is_stale)
+    def _serve(self, request: tuple[Panel, Source, dict[str, Any]], is_stale: Stop) -> None:
+        panel, source, values = request
+        panel.show(self.picker.scene(source), values)
+        self.problem.value = ""
+        rests = not is_stale() and self.worker.rests(REST)  # work on the chart would hold up the next picture
+        if rests and panel.chart and (view := panel.chart(panel.state, is_stale)):
+            panel.slow.show(view)
 
     def _failed(self, error: Exception) -> None:
         self.failures.append(error)
@@ -338,19 +292,19 @@ class Explorer(widgets.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """Add the first picture as HTML, for pages without a kernel."""
         bundle = dict(super()._repr_mimebundle_(**kwargs) or {})
-        if (drawn := self.panels[0].drawn) is not None:
+        if (view := self.panels[0].view) is not None:
             note = "Without a kernel this is a picture. In JupyterLab, or with make explore, it has sliders."
-            bundle["text/html"] = figure_html(drawing.to_png(drawn.view.picture), note, drawn.view.alt)
-            bundle["text/plain"] = f"[explorer] {drawn.view.alt}"
+            bundle["text/html"] = figure_html(drawing.encoded(view.picture, "PNG"), note, view.alt)
+            bundle["text/plain"] = f"[explorer] {view.alt}"
         return bundle
 
 
-STYLE = """
-.pmm-picture {object-fit: contain; object-position: left top;}
-.pmm-rows-2 {aspect-ratio: 1204 / 544;}
-.pmm-rows-1 {aspect-ratio: 1204 / 285;}
-.pmm-words {font-size: 16px; line-height: 1.5; margin: 4px 0; padding-left: 18px;}
-.pmm-alt {position: absolute; width: 1px; height: 1px; overflow: hidden;}
-.pmm-warning {font-size: 16px; border-left: 6px solid #D55E00; padding: 4px 10px; margin: 4px 0;}
-.pmm-problem {font-size: 16px; border-left: 6px solid #A4001D; padding: 4px 10px; margin: 4px 0;}
+STYLE = f"""
+.pmm-rows-1 {{aspect-ratio: {drawing.WIDTH} / {drawing.page_height(1)};}}
+.pmm-rows-2 {{aspect-ratio: {drawing.WIDTH} / {drawing.page_height(2)};}}
+.pmm-picture {{object-fit: contain; object-position: left top;}}
+.pmm-words {{font-size: 16px; line-height: 1.5; margin: 4px 0; padding-left: 18px;}}
+.pmm-alt {{position: absolute; width: 1px; height: 1px; overflow: hidden;}}
+.pmm-warning {{font-size: 16px; border-left: 6px solid #D55E00; padding: 4px 10px; margin: 4px 0;}}
+.pmm-problem {{font-size: 16px; border-left: 6px solid #A4001D; padding: 4px 10px; margin: 4px 0;}}
 """

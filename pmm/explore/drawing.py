@@ -23,107 +23,78 @@ from pmm.figures.style import HEAT, figure_html, keep
 from pmm.method import IGNORE_INDEX
 from pmm.run.folder import RunFolder
 
-CELL = (292, 219)
-"""Width and height of a cell, pixels; four of them make the width of a picture."""
-GAP, TITLE, LEGEND = 12, 28, 26
-"""Pixels between cells, and the height of a cell's title and of the line of class colours."""
+CELL = (292, 219)  # width and height of a cell, pixels; four of them make the width of a picture
+GAP, TITLE, LEGEND = 12, 28, 26  # pixels between cells; height of a cell's title, and of the line of class colours
 WIDTH = 4 * CELL[0] + 3 * GAP
-WHOLE, HALF = (WIDTH, CELL[1]), ((WIDTH - GAP) // 2, CELL[1])
-"""Cells of a row that has only one or two."""
-FINE = 2
-"""Lines of charts are drawn so many times larger and then reduced, which smooths them."""
-TEXT = 15
-"""Font size in charts, pixels."""
+WHOLE, HALF = (WIDTH, CELL[1]), ((WIDTH - GAP) // 2, CELL[1])  # cells of a row that has only one or two
+FINE = 2  # lines of charts are drawn so many times larger and then reduced, which smooths them
+TEXT = 15  # font size in charts, pixels
 
-RGB = Sequence[int]
+RGB = tuple[int, ...]
 INK, FAINT, RULE, PAPER, PLATE = (25, 25, 25), (120, 120, 120), (225, 225, 225), (255, 255, 255), (244, 244, 244)
+RIM = (90, 90, 90)
 BLUE, VERMILION, GREEN, _, GREY = (tuple(bytes.fromhex(colour.lstrip("#"))) for colour in LINES[:5])
 
-Cell = tuple[str, np.ndarray]
-"""Title and picture; the picture is fitted into its cell."""
+Cell = tuple[str, np.ndarray]  # title and picture; the picture is fitted into its cell
 
 
 @dataclass(frozen=True, eq=False)
 class View:
     """What a view hands over for one setting."""
 
-    picture: np.ndarray
-    """(H, W, 3) uint8; the size is the same for all settings of a view."""
-    text: tuple[str, ...]
-    """Lines that stand below the picture."""
-    alt: str
-    """What a reader who cannot see the picture needs to know."""
-    numbers: dict[str, Any] = field(default_factory=dict)
-    """The numbers behind the text."""
-    warning: str = ""
-    """What went out of range and what was done about it; empty where nothing did."""
-    subject: str = ""
-    """What of the scene it is about, such as a class: part of the name of a saved picture."""
+    picture: np.ndarray  # (H, W, 3) uint8; the size is the same for all settings of a view
+    text: tuple[str, ...]  # lines that stand below the picture
+    alt: str  # what a reader who cannot see the picture needs to know
+    numbers: dict[str, Any] = field(default_factory=dict)  # those behind the text
+    warning: str = ""  # what went out of range and what was done about it; empty where nothing did
+    subject: str = ""  # what of the scene it is about, such as a class: part of the name of a saved picture
 
 
 def show_view(view: View, caption: str, name: str | None = None, run: RunFolder | Path | None = None) -> None:
     """Display a view as a still figure and keep it like the notebooks' other figures, see `pmm.figures.style.show`."""
     from IPython.display import display
 
-    png = to_png(view.picture)
+    png = encoded(view.picture, "PNG")
     if name is not None and run is not None:
         keep(png, caption, view.alt, name, Path(getattr(run, "path", run)))
     bundle = {"text/html": figure_html(png, caption, view.alt), "text/plain": f"[figure] {view.alt}"}
     display(bundle, raw=True, metadata={"alt": view.alt})
 
 
-def to_jpeg(picture: np.ndarray) -> bytes:
-    """Return a picture as JPEG without colour subsampling: a tenth of PNG's time, for what follows the hand."""
-    return _encoded(picture, "JPEG", quality=92, subsampling=0)
-
-
-def to_png(picture: np.ndarray) -> bytes:
-    """Return a picture as PNG, for what is kept."""
-    return _encoded(picture, "PNG")
-
-
-def _encoded(picture: np.ndarray, kind: str, **options: int) -> bytes:
+def encoded(picture: np.ndarray, kind: str) -> bytes:
+    """Return a picture as "PNG", for what is kept, or as "JPEG", in a tenth of the time, for what follows the hand."""
     buffer = io.BytesIO()
+    options = {"quality": 92, "subsampling": 0} if kind == "JPEG" else {}
     Image.fromarray(picture).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def shrink(array: np.ndarray, cell: tuple[int, int] = CELL, smooth: bool = True) -> np.ndarray:
-    """Resize an image or a map to fill a cell as far as its proportions allow.
+    """Resize an image (H, W, 3) uint8 or a map (H, W) uint8, bool or float to fill a cell as far as its shape allows.
 
     Args:
-        array: (H, W, 3) uint8, (H, W) uint8 or bool, or (H, W) float32.
+        array: image or map.
         cell: width and height to fit into.
-        smooth: interpolate; False keeps labels as they are.
+        smooth: interpolate; False keeps labels as they are, as bool always is.
 
     Returns:
-        (h, w) or (h, w, 3) of the same type.
+        (h, w) or (h, w, 3) of the same type, float32 for any float.
     """
     if array.dtype == bool:
         return shrink(array.astype(np.uint8), cell, smooth=False).astype(bool)
     if array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)
-    height, width = array.shape[:2]
-    scale = min(cell[0] / width, cell[1] / height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    scale = min(cell[0] / array.shape[1], cell[1] / array.shape[0])
+    size = [max(1, round(side * scale)) for side in array.shape[1::-1]]
     way = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(array).resize(size, way))
 
 
 def heat(values: np.ndarray, top: float = 1.0, image: np.ndarray | None = None) -> np.ndarray:
-    """Colour a map: dark is 0, bright is `top`; over a grey image where one is given.
-
-    Args:
-        values: (H, W) float.
-        top: value of the brightest colour, > 0.
-        image: (H, W, 3) uint8 of the same size.
-    """
+    """Colour a map (H, W) float: dark is 0, bright is `top` > 0; over a grey image (H, W, 3) where one is given."""
     steps = np.clip(np.nan_to_num(values) * (255 / top) + 0.5, 0, 255).astype(np.uint8)
     colours = _coloured(steps, _heat_table())
-    if image is None:
-        return np.asarray(colours)
-    grey = Image.fromarray(image).convert("L").convert("RGB")
-    return np.asarray(Image.blend(grey, colours, 0.7))
+    return np.asarray(colours if image is None else Image.blend(_grey(image), colours, 0.7))
 
 
 @lru_cache(maxsize=1)
@@ -140,6 +111,15 @@ def _coloured(numbers: np.ndarray, table: np.ndarray) -> Image.Image:
     return picture.convert("RGB")
 
 
+def _grey(image: np.ndarray, levels: Sequence[int] = range(256)) -> Image.Image:
+    return Image.fromarray(image).convert("L").point(levels).convert("RGB")
+
+
+def pale(image: np.ndarray) -> np.ndarray:
+    """Return a grey, light copy of an image (H, W, 3), on which colours stand out."""
+    return np.asarray(_grey(image, [110 + grey // 2 for grey in range(256)]))
+
+
 def class_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Lay the class colours of a mask (H, W) uint8 over a pale image (H, W, 3) uint8; IGNORE_INDEX becomes white."""
     share = [round(255 * 0.75)] * 256
@@ -148,21 +128,15 @@ def class_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.asarray(Image.composite(_coloured(mask, palette()), Image.fromarray(pale(image)), part))
 
 
-def pale(image: np.ndarray) -> np.ndarray:
-    """Return a grey, light copy of an image (H, W, 3), on which colours stand out."""
-    return np.asarray(
-        Image.fromarray(image).convert("L").point([110 + grey // 2 for grey in range(256)]).convert("RGB")
-    )
+def class_rgb(value: int) -> RGB:
+    """Return the colour of a mask value, 0..255."""
+    return tuple(palette()[value].tolist())
 
 
 def border(region: np.ndarray) -> np.ndarray:
     """Return (H, W) bool: the pixels of a region (H, W) bool that touch its outside."""
-    inner = region.copy()
-    inner[1:] &= region[:-1]
-    inner[:-1] &= region[1:]
-    inner[:, 1:] &= region[:, :-1]
-    inner[:, :-1] &= region[:, 1:]
-    return region & ~inner
+    padded = np.pad(region, 1, mode="edge")
+    return region & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
 
 
 def paint(picture: np.ndarray, *marks: tuple[np.ndarray, RGB]) -> np.ndarray:
@@ -214,14 +188,19 @@ def shortened(text: str, width: int, size: int) -> str:
     return text.rstrip() + "..."
 
 
-def name_tag(picture: np.ndarray, text: str, rgb: RGB = (0, 0, 0)) -> np.ndarray:
+def name_tag(picture: np.ndarray, text: str, rgb: RGB) -> np.ndarray:
     """Write a short text on a coloured plate at the lower left of a picture."""
     image = Image.fromarray(picture)
     draw, bottom = ImageDraw.Draw(image), picture.shape[0]
     text = shortened(text, picture.shape[1] - 14, 16)
-    draw.rectangle((0, bottom - 24, 11 + _font(16).getlength(text), bottom), tuple(int(c) for c in rgb))
-    draw.text((5, bottom - 21), text, text_colour(tuple(float(c) / 255 for c in rgb)), _font(16))
+    draw.rectangle((0, bottom - 24, 11 + _font(16).getlength(text), bottom), rgb)
+    draw.text((5, bottom - 21), text, text_colour(np.divide(rgb, 255)), _font(16))
     return np.asarray(image)
+
+
+def page_height(rows: int) -> int:
+    """Return the height in pixels of a picture with so many rows of cells; its width is WIDTH."""
+    return rows * (TITLE + CELL[1] + GAP) + LEGEND
 
 
 def grid(rows: Sequence[Sequence[Cell]], legend: Mapping[int, str] | None = None) -> np.ndarray:
@@ -234,14 +213,12 @@ def grid(rows: Sequence[Sequence[Cell]], legend: Mapping[int, str] | None = None
     Returns:
         (H, W, 3) uint8, of a size that depends only on the number of rows.
     """
-    step = TITLE + CELL[1] + GAP
-    page = np.full((len(rows) * step + LEGEND, WIDTH, 3), PAPER, np.uint8)
-    for top, cells in zip(range(0, len(rows) * step, step), rows, strict=True):
-        cell = (WIDTH - (len(cells) - 1) * GAP) // len(cells), CELL[1]
-        for place, (title, picture) in enumerate(cells):
-            across = slice(place * (cell[0] + GAP), place * (cell[0] + GAP) + cell[0])
-            page[top : top + TITLE, across] = _title(title, cell[0])
-            page[top + TITLE : top + TITLE + CELL[1], across] = in_cell(picture, cell)
+    page = np.full((page_height(len(rows)), WIDTH, 3), PAPER, np.uint8)
+    for number, cells in enumerate(rows):
+        top, cell = number * (TITLE + CELL[1] + GAP), ((WIDTH + GAP) // len(cells) - GAP, CELL[1])
+        for left, (title, picture) in zip(range(0, WIDTH, cell[0] + GAP), cells, strict=False):
+            page[top : top + TITLE, left : left + cell[0]] = _title(title, cell[0])
+            page[top + TITLE : top + TITLE + CELL[1], left : left + cell[0]] = in_cell(picture, cell)
     page[-LEGEND:] = _legend(tuple((legend or {}).items()))
     return page
 
@@ -264,14 +241,14 @@ def _legend(entries: tuple[tuple[int, str], ...]) -> np.ndarray:
         if left + needed > WIDTH:
             draw.text((min(left, WIDTH - 20), 2), "...", INK, _font(17))
             break
-        draw.rectangle((left, 4, left + 26, 21), tuple(int(c) for c in palette()[value]), (90, 90, 90))
+        draw.rectangle((left, 4, left + 26, 21), class_rgb(value), RIM)
         draw.text((left + 33, 2), name, INK, _font(17))
         left += int(needed) + 26
     return np.asarray(image)
 
 
 class Chart:
-    """A plot area with axes, on which curves, bars and marks are drawn.
+    """A plot area with axes, on which curves, bars and marks are drawn; each of these returns the chart.
 
     Args:
         x, y: lowest and highest value.
@@ -294,13 +271,13 @@ class Chart:
         self.texts: list[tuple[tuple[float, float], str, RGB, str]] = []
         for value in np.linspace(*y, 5) if yticks is None else yticks:
             _, row = self.place(x[0], value)
-            self.draw.line((self.left * FINE, row * FINE, self.right * FINE, row * FINE), RULE, FINE)
+            self._line((self.left, row, self.right, row), RULE)
             self.text(self.left - 6, row, f"{100 * value:.0f} %" if percent else f"{value:.3g}", FAINT, "rm")
         for value in np.linspace(*x, 5) if xticks is None else xticks:
             column, _ = self.place(value, y[0])
-            self.draw.line((column * FINE, self.bottom * FINE, column * FINE, (self.bottom + 4) * FINE), FAINT, FINE)
+            self._line((column, self.bottom, column, self.bottom + 4), FAINT)
             self.text(column, self.bottom + 5, f"{value:.3g}", FAINT, "ma")
-        self.draw.line((self.left * FINE, self.bottom * FINE, self.right * FINE, self.bottom * FINE), FAINT, FINE)
+        self._line((self.left, self.bottom, self.right, self.bottom), FAINT)
         self.text((self.left + self.right) / 2, size[1] - 3, xlabel, INK, "md").text(4, 3, ylabel)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
@@ -313,18 +290,21 @@ class Chart:
     def _fine(self, x: float, y: float) -> tuple[float, ...]:
         return tuple(FINE * pixel for pixel in self.place(x, y))
 
+    def _line(self, ends: Sequence[float], colour: RGB, width: int = 1) -> None:
+        self.draw.line([FINE * pixel for pixel in ends], colour, FINE * width)
+
     def text(self, column: float, row: float, text: str, colour: RGB = INK, anchor: str = "la") -> Chart:
         """Write a text at a pixel; Pillow's anchor says which of its corners lies there."""
-        self.texts.append(((column, row), text, tuple(colour), anchor))
+        self.texts.append(((column, row), text, colour, anchor))
         return self
 
     def curve(self, x: Sequence[float], y: Sequence[float], colour: RGB = BLUE, dots: bool = False) -> Chart:
         """Draw a line, with a dot at each point where told; NaN breaks it."""
-        points = [self._fine(*point) if math.isfinite(point[1]) else None for point in zip(x, y, strict=True)]
-        for first, second in pairwise(points):
-            if first and second:
-                self.draw.line([first, second], tuple(colour), 3 * FINE, joint="curve")
-        for point in zip(x, y, strict=True) if dots else ():
+        points = list(zip(x, y, strict=True))
+        for ends in pairwise(points):
+            if np.isfinite(ends).all():
+                self._line((*self.place(*ends[0]), *self.place(*ends[1])), colour, 3)
+        for point in points if dots else ():
             if math.isfinite(point[1]):
                 self.dot(*point, colour, 3.5)
         return self
@@ -332,18 +312,15 @@ class Chart:
     def dot(self, x: float, y: float, colour: RGB, radius: float = 6.5) -> Chart:
         """Draw one dot with a white rim."""
         column, row = self._fine(x, y)
-        for reach, ink in (((radius + 1.5) * FINE, PAPER), (radius * FINE, tuple(colour))):
+        for reach, ink in (((radius + 1.5) * FINE, PAPER), (radius * FINE, colour)):
             self.draw.ellipse((column - reach, row - reach, column + reach, row + reach), ink)
         return self
 
     def mark(self, x: float, text: str = "", colour: RGB = INK, line: int = 0) -> Chart:
         """Draw a dashed vertical line with its name at the top, on text line 0, 1, ..."""
         column, row = self.place(x, self.y[1])
-        for start in range(int(row), int(self.bottom), 9):
-            ends = (column * FINE, start * FINE, column * FINE, min(start + 5, self.bottom) * FINE)
-            self.draw.line(ends, tuple(colour), 2 * FINE)
-        if not text:
-            return self
+        for start in range(int(row), self.bottom, 9):
+            self._line((column, start, column, min(start + 5, self.bottom)), colour, 2)
         anchor, shift = ("ra", -5) if column + 6 + _font(TEXT).getlength(text) > self.size[0] else ("la", 5)
         return self.text(column + shift, row + 2 + 18 * line, text, colour, anchor)
 
@@ -353,12 +330,12 @@ class Chart:
             left, top = self._fine(first, height)
             right, bottom = self._fine(last, self.y[0])
             if bottom - top >= 1:
-                self.draw.rectangle((left + 1, top, max(right - 1, left + 1), bottom), tuple(colour))
+                self.draw.rectangle((left + 1, top, max(right - 1, left + 1), bottom), colour)
         return self
 
     def span(self, first: float, last: float, colour: RGB) -> Chart:
         """Shade a range of x behind all that comes later."""
-        self.draw.rectangle((*self._fine(first, self.y[1]), *self._fine(last, self.y[0])), tuple(colour))
+        self.draw.rectangle((*self._fine(first, self.y[1]), *self._fine(last, self.y[0])), colour)
         return self
 
     def key(self, *entries: tuple[str, RGB]) -> Chart:
@@ -392,5 +369,5 @@ def share_bars(shares: Mapping[str, float], colours: Sequence[RGB], notes: Seque
         if high > low:
             draw.rectangle((2, low, full, high), RULE)
             if known and value > 0:
-                draw.rectangle((2, low, 2 + value * (full - 2), high), tuple(int(c) for c in colour), (90, 90, 90))
+                draw.rectangle((2, low, 2 + value * (full - 2), high), colour, RIM)
     return np.asarray(image)

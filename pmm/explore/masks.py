@@ -22,7 +22,6 @@ from pmm.explore.drawing import BLUE, GREY, VERMILION, Chart, View
 from pmm.explore.picker import ExplorerScene, load_scene
 from pmm.explore.smoothing import unwarned
 from pmm.figures.masks import MARK_RGB, disagreement
-from pmm.figures.palette import palette
 from pmm.method import IGNORE_INDEX
 from pmm.method.crf import CRFSettings
 from pmm.method.metrics import confusion_matrix, iou_per_class, mean_iou
@@ -39,34 +38,23 @@ SWEPT = {
     "ppmg": (("alpha", ALPHAS), ("s", STRENGTHS)),
     "crf": (("alpha", ALPHAS), ("", ())),
     "threshold": (("", ()), ("", ())),
-}
-"""Method -> fields of the state over which the two charts go, with their values; "" for a slider it does not use."""
-SCORED_SCENES, KEPT_SCORES = 6, 100
-"""Scenes that the chart scores together, and how many settings of each it remembers."""
-PAUSE = 1.0
-"""Seconds without a movement after which the next one is compared with what stands there."""
+}  # method -> fields of the state over which the two charts go, with their values; "" for a slider it does not use
+SCORED_SCENES, KEPT_SCORES = 6, 100  # scenes that the chart scores together; settings of each that it remembers
+PAUSE = 1.0  # seconds without a movement after which the next one is compared with what stands there
 
 
 @dataclass(frozen=True)
 class MaskState:
-    """One setting of the sliders.
+    """One setting of the sliders; s, alpha, t, variant as in `pmm.method.pseudo_mask.ppmg`."""
 
-    Args:
-        method: one of METHODS.
-        s, alpha, t, variant: as in `pmm.method.pseudo_mask.ppmg`; alpha is also that of the joint CRF.
-        cam_threshold: of the CAM threshold, in [0, 1].
-        crf: strengths of the dense CRF.
-        class_id: whose steps are shown; it does not change the mask.
-    """
-
-    method: str = "ppmg"
+    method: str = "ppmg"  # one of METHODS
     s: float = 0.3
-    alpha: float = 0.5
+    alpha: float = 0.5  # also that of the joint CRF
     t: float = 0.05
     variant: str = "official"
-    cam_threshold: float = 0.5
+    cam_threshold: float = 0.5  # of the CAM threshold, in [0, 1]
     crf: CRFSettings = field(default_factory=CRFSettings)
-    class_id: int = 1
+    class_id: int = 1  # whose steps are shown; it does not change the mask
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -74,14 +62,17 @@ class MaskState:
 
     def parameters(self) -> dict[str, Any]:
         """Return the setting under the names of `pmm.run.params.Params`; only what its method uses."""
-        crf = {f"crf_{name}": getattr(self.crf, name) for name in CRF_NAMES}
         if self.method == "threshold":
             return {"seg_masks": "threshold", "cam_threshold": self.cam_threshold}
+        crf = {f"crf_{name}": getattr(self.crf, name) for name in CRF_NAMES}
         if self.method == "crf":
             crf["crf_joint_gauss_compat"] = crf.pop("crf_gauss_compat")
             return {"seg_masks": "crf", "alpha_crf": self.alpha, **crf}
-        own = {"s": self.s, "t": self.t, "alpha": self.alpha, "variant": self.variant}
-        return {"seg_masks": "ppmg", **own, **crf}
+        return {"seg_masks": "ppmg", **self.ppmg(), **crf}
+
+    def ppmg(self) -> dict[str, Any]:
+        """Return what PPMG takes besides the CRF."""
+        return {name: getattr(self, name) for name in ("s", "t", "alpha", "variant")}
 
     def key(self) -> tuple:
         """Return what the mask depends on."""
@@ -111,45 +102,35 @@ class MaskResult:
     mean_iou: float  # NaN without ground truth
 
 
-Earlier = tuple[MaskState, MaskResult] | None
-"""An earlier setting of the same scene and its result, to compare with."""
+Earlier = tuple[MaskState, MaskResult] | None  # an earlier setting of the same scene, to compare with, and its result
 
 
 def make_mask(scene: ExplorerScene, state: MaskState) -> MaskResult:
-    """Make the pseudo-mask of a setting; settings seen lately are remembered.
-
-    Raises:
-        InputError: a value of the state is out of range.
-    """
+    """Make the pseudo-mask of a setting; settings seen lately are remembered. InputError if a value is out of range."""
     with unwarned():
         return scene.remember("mask", state.key(), lambda: _made(scene, state))
 
 
 def _made(scene: ExplorerScene, state: MaskState) -> MaskResult:
-    cam, ids, share, wanted = scene.cam, list(scene.class_ids), None, np.ones(len(scene.cam))
-    smoothed = cam
+    image, cam, ids = scene.image, scene.cam, list(scene.class_ids)
+    smoothed, share, wanted = cam, None, np.ones(len(cam))
     if state.method == "threshold":
         mask = threshold_pseudo_mask(cam, ids, state.cam_threshold)
         background = np.full((1, *mask.shape), state.cam_threshold, np.float32)
         posterior = mask == np.reshape(ids, (-1, 1, 1))
     elif state.method == "crf":
-        steps = crf_pseudo_mask_steps(scene.image, cam, ids, alpha=state.alpha, crf=scene.crf(state.crf))
+        steps = crf_pseudo_mask_steps(image, cam, ids, alpha=state.alpha, crf=scene.crf(state.crf))
         mask, background, posterior = steps.mask, steps.background[None], steps.posterior[1:]
     else:
-        options = {"s": state.s, "alpha": state.alpha, "t": state.t, "variant": state.variant}
-        steps = ppmg_steps(scene.image, cam, ids, crf=scene.crf(state.crf), **options)
+        steps = ppmg_steps(image, cam, ids, crf=scene.crf(state.crf), **state.ppmg())
         mask, smoothed, background, posterior = steps.mask, steps.smoothed, steps.background, steps.posterior
         share, wanted = steps.foreground * steps.proportion, 1 - state.s * steps.c_v.astype(np.float64)
         share /= np.maximum(share.max(axis=(1, 2), keepdims=True, initial=0), np.finfo(np.float32).tiny)
-    return MaskResult(mask, smoothed, background, posterior, share, wanted, *_quality(scene, mask))
-
-
-def _quality(scene: ExplorerScene, mask: np.ndarray) -> tuple[dict[int, float], float]:
     if scene.truth is None:
-        return {}, float("nan")
+        return MaskResult(mask, smoothed, background, posterior, share, wanted, {}, float("nan"))
     confusion = confusion_matrix(scene.truth, mask, IGNORE_INDEX)
-    iou = iou_per_class(confusion)
-    return {i: float(iou[i]) for i in scene.labels}, mean_iou(confusion)
+    iou = dict(zip(scene.labels, iou_per_class(confusion)[list(scene.labels)].tolist(), strict=True))
+    return MaskResult(mask, smoothed, background, posterior, share, wanted, iou, mean_iou(confusion))
 
 
 def masks_view(scene: ExplorerScene, state: MaskState, before: Earlier = None) -> View:
@@ -163,29 +144,31 @@ def masks_view(scene: ExplorerScene, state: MaskState, before: Earlier = None) -
     numbers = {"mean_iou": result.mean_iou, "iou": result.iou, "foreground": float((result.mask > 0).mean())}
     text = _text(scene, result, before)
     alt = f"Pseudo-mask of {scene.id} by {state.short()}. " + ". ".join(text) + "."
-    warning = _warning(scene, state, result)
-    return View(drawing.grid(rows, scene.legend()), text, alt, numbers, warning, scene.names[channel])
+    low = [f"{scene.names[i]} ({value:.2f})" for i, value in enumerate(result.wanted) if value < MIN_EXPONENT]
+    warning = (
+        f"s = {state.s:.2f} is too large for {', '.join(low)}: 1 - s * c_v would turn the map flat or upside down. "
+        f"The exponent stays at {MIN_EXPONENT:g}; lower s."
+    )
+    picture = drawing.grid(rows, scene.legend())
+    return View(picture, text, alt, numbers, warning if low else "", scene.names[channel])
 
 
 def _step_cells(scene: ExplorerScene, state: MaskState, result: MaskResult, channel: int) -> list[drawing.Cell]:
-    image, tag = scene.small_image(), (scene.names[channel], palette()[state.class_id])
-
-    def over(array: np.ndarray, tagged: bool = True) -> np.ndarray:
-        """Draw a map of the chosen class over the image."""
-        picture = drawing.heat(drawing.shrink(array.astype(np.float32)), image=image)
-        return drawing.name_tag(picture, *tag) if tagged else picture
-
-    ppmg = state.method == "ppmg"
-    last = f"no proportion: only PPMG weighs the classes, {METHODS[state.method]} takes the highest"
-    background = result.background[min(channel, len(result.background) - 1)]
+    ppmg, shown = state.method == "ppmg", state.class_id
     first = f"1 smoothed CAM, s = {state.s:.2f}" if ppmg else "1 CAM, not smoothed"
     second = f"2 background, alpha = {state.alpha:.3g}" if state.method != "threshold" else "2 background: a constant"
     third = {"ppmg": "3 binary CRF", "crf": "3 joint CRF", "threshold": "3 above the threshold"}[state.method]
+    background = result.background[min(channel, len(result.background) - 1)]
+    if result.share is not None:
+        last = scene.class_heat(result.share[channel], shown)
+    else:
+        why = f"no proportion: only PPMG weighs the classes, {METHODS[state.method]} takes the highest"
+        last = drawing.message(why)
     return [
-        (first, over(result.smoothed[channel])),
-        (second, over(background, tagged=ppmg)),
-        (third, over(result.posterior[channel])),
-        ("4 proportion inside it", drawing.message(last) if result.share is None else over(result.share[channel])),
+        (first, scene.class_heat(result.smoothed[channel], shown)),
+        (second, scene.class_heat(background, shown if ppmg else None)),
+        (third, scene.class_heat(result.posterior[channel].astype(np.float32), shown)),
+        ("4 proportion inside it", last),
     ]
 
 
@@ -208,7 +191,7 @@ def _bars(scene: ExplorerScene, result: MaskResult, before: Earlier) -> np.ndarr
     shares = {"mean": result.mean_iou, **{name: result.iou[i] for i, name in scene.labels.items()}}
     earlier = [before[1].mean_iou, *before[1].iou.values()] if before else [np.nan] * len(shares)
     notes = [_signed_points(now, then) for now, then in zip(shares.values(), earlier, strict=True)]
-    return drawing.share_bars(shares, [(60, 60, 60), *(palette()[i] for i in scene.labels)], notes)
+    return drawing.share_bars(shares, [(60, 60, 60), *map(drawing.class_rgb, scene.labels)], notes)
 
 
 def _signed_points(now: float, before: float) -> str:
@@ -229,83 +212,69 @@ def _text(scene: ExplorerScene, result: MaskResult, before: Earlier) -> tuple[st
     return mean, f"{points} points against the previous setting ({before[0].short()})", area
 
 
-def _warning(scene: ExplorerScene, state: MaskState, result: MaskResult) -> str:
-    low = [f"{scene.names[i]} ({value:.2f})" for i, value in enumerate(result.wanted) if value < MIN_EXPONENT]
-    if not low:
-        return ""
-    return (
-        f"s = {state.s:.2f} is too large for {', '.join(low)}: 1 - s * c_v would turn the map flat or upside down. "
-        f"The exponent stays at {MIN_EXPONENT:g}; lower s."
-    )
-
-
 class _Stopped(Exception):
     """A newer setting waits."""
 
 
-class ScoreCurves:
-    """Mean IoU of several scenes together, for any setting; settings seen before cost nothing.
+def scored_scenes(experiment: Experiment, count: int = SCORED_SCENES) -> list[ExplorerScene]:
+    """Read evenly spaced training images of a run that have ground truth; none where it has none."""
+    if not any(map(experiment.data.has_mask, experiment.train_ids)):
+        return []
+    return [load_scene(experiment, i) for i in evaluated_ids(experiment, count)]
+
+
+def scenes_iou(scenes: Sequence[ExplorerScene], state: MaskState, stop: Stop = lambda: False) -> float:
+    """Return the mean IoU of one or more scenes with ground truth together; settings seen before cost nothing."""
+    n_classes = 1 + max(
+        int(np.max(x.truth, where=x.truth != IGNORE_INDEX, initial=max(x.class_ids, default=0))) for x in scenes
+    )
+
+    def confusion(scene: ExplorerScene) -> np.ndarray:
+        """Score one scene, unless a newer setting waits."""
+        if stop():
+            raise _Stopped
+        return confusion_matrix(scene.truth, make_mask(scene, state).mask, n_classes)
+
+    return mean_iou(sum(x.remember("confusion", state.key(), partial(confusion, x), KEPT_SCORES) for x in scenes))
+
+
+def scores_view(scenes: Sequence[ExplorerScene], state: MaskState, stop: Stop = lambda: False) -> View | None:
+    """Draw mean IoU over alpha and over s around a setting; None if `stop`, asked scene by scene, broke it off.
 
     Args:
-        scenes: those without ground truth are left out.
+        scenes: with ground truth; none gives a picture that says so.
+        state: the setting in the middle.
+        stop: whether to break off.
     """
+    if not scenes:
+        note = "no chart of mean IoU: no training image of this run has ground truth"
+        return View(drawing.grid([[("", drawing.message(note, drawing.WHOLE))]]), (note,), note)
+    try:
+        here = scenes_iou(scenes, state, stop)
+        curves = [_curve(scenes, state, here, *swept, stop) for swept in SWEPT[state.method]]
+    except _Stopped:
+        return None
+    cells, best = zip(*curves, strict=True)
+    known = f"mean IoU of {len(scenes)} scenes together against ground truth"
+    text = f"{known}: {100 * here:.1f} % at {state.short()}", "; ".join(filter(None, best))
+    return View(drawing.grid([cells]), text, ". ".join(text) + ".", {"mean_iou": here})
 
-    def __init__(self, scenes: Sequence[ExplorerScene]):
-        self.scenes = [scene for scene in scenes if scene.truth is not None]
-        ids = [i for scene in self.scenes for i in (*scene.class_ids, *np.unique(scene.truth)) if i != IGNORE_INDEX]
-        self._n_classes = 1 + max((int(i) for i in ids), default=0)
 
-    @classmethod
-    def of(cls, experiment: Experiment, count: int = SCORED_SCENES) -> ScoreCurves:
-        """Take evenly spaced training images of a run that have ground truth; none where it has none."""
-        if not any(experiment.data.has_mask(i) for i in experiment.train_ids):
-            return cls([])
-        return cls([load_scene(experiment, i) for i in evaluated_ids(experiment, count)])
-
-    def mean_iou(self, state: MaskState, stop: Stop = lambda: False) -> float:
-        """Return the mean IoU of all scenes together; there must be one."""
-        return mean_iou(sum(self._confusion(scene, state, stop) for scene in self.scenes))
-
-    def _confusion(self, scene: ExplorerScene, state: MaskState, stop: Stop) -> np.ndarray:
-        def make() -> np.ndarray:
-            """Score one scene, unless a newer setting waits."""
-            if stop():
-                raise _Stopped
-            return confusion_matrix(scene.truth, make_mask(scene, state).mask, self._n_classes)
-
-        return scene.remember("confusion", state.key(), make, KEPT_SCORES)
-
-    def view(self, state: MaskState, stop: Stop = lambda: False) -> View | None:
-        """Draw mean IoU over alpha and over s around a setting; None if `stop`, asked scene by scene, broke it off."""
-        if not self.scenes:
-            note = "no chart of mean IoU: no training image of this run has ground truth"
-            return View(drawing.grid([[("", drawing.message(note, drawing.WHOLE))]]), (note,), note)
-        try:
-            here = self.mean_iou(state, stop)
-            curves = [self._curve(state, here, *swept, stop) for swept in SWEPT[state.method]]
-        except _Stopped:
-            return None
-        cells, best = zip(*curves, strict=True)
-        known = f"mean IoU of {len(self.scenes)} scenes together against ground truth"
-        text = f"{known}: {100 * here:.1f} % at {state.short()}", "; ".join(filter(None, best))
-        return View(drawing.grid([cells]), text, ". ".join(text) + ".", {"mean_iou": here})
-
-    def _curve(
-        self, state: MaskState, here: float, name: str, values: Sequence[float], stop: Stop
-    ) -> tuple[drawing.Cell, str]:
-        """Return the chart over one field of the state, and where it is highest."""
-        if not name:
-            return ("", drawing.message(f"{METHODS[state.method]} does not use this slider", drawing.HALF)), ""
-        scores = [self.mean_iou(replace(state, **{name: value}), stop) for value in values]
-        log, now = name == "alpha", getattr(state, name)
-        ends = (min(values[0], now), max(values[-1], now))
-        ticks = [*values[::2], values[-1]] if log else values
-        chart = Chart(ends, (0, 1), name, "", ticks, log=log, percent=True, size=drawing.HALF)
-        chart.curve(values, scores, BLUE, dots=True).mark(now, f"{name} {now:.3g}", GREY).dot(now, here, VERMILION)
-        chart.key((f"{100 * here:.1f} % now", VERMILION))
-        place = int(np.nanargmax(scores))
-        title = f"mean IoU over {name}, {len(self.scenes)} scenes (ground truth: to look at, it chooses nothing)"
-        return (title, chart.picture()), f"over {name} the highest is {100 * scores[place]:.1f} % at {values[place]:g}"
+def _curve(
+    scenes: Sequence[ExplorerScene], state: MaskState, here: float, name: str, values: Sequence[float], stop: Stop
+) -> tuple[drawing.Cell, str]:
+    """Return the chart over one field of the state, and where it is highest."""
+    if not name:
+        return ("", drawing.message(f"{METHODS[state.method]} does not use this slider", drawing.HALF)), ""
+    scores = [scenes_iou(scenes, replace(state, **{name: value}), stop) for value in values]
+    log, now = name == "alpha", getattr(state, name)
+    ends, ticks = (min(values[0], now), max(values[-1], now)), [*values[::2], values[-1]] if log else values
+    chart = Chart(ends, (0, 1), name, "", ticks, log=log, percent=True, size=drawing.HALF)
+    chart.curve(values, scores, BLUE, dots=True).mark(now, f"{name} {now:.3g}", GREY).dot(now, here, VERMILION)
+    chart.key((f"{100 * here:.1f} % now", VERMILION))
+    place = int(np.nanargmax(scores))
+    title = f"mean IoU over {name}, {len(scenes)} scenes (ground truth: to look at, it chooses nothing)"
+    return (title, chart.picture()), f"over {name} the highest is {100 * scores[place]:.1f} % at {values[place]:g}"
 
 
 class _Compared:
@@ -332,7 +301,7 @@ class _Compared:
 
 def masks_panel(experiment: Experiment) -> Panel:
     """Return method, s, alpha, t, variant, threshold, class and, folded away, the CRF's strengths."""
-    p, run_crf = experiment.params, experiment.crf_settings()
+    p = experiment.params
     controls = {
         "method": menu("method", [(title, key) for key, title in METHODS.items()], "ppmg"),
         "class_id": menu("steps of class", [("", 0)], 0),
@@ -348,16 +317,17 @@ def masks_panel(experiment: Experiment) -> Panel:
         "bilateral_sxy": slider("colour: pixels", p.crf_bilateral_sxy, 5, 160, 5),
         "bilateral_srgb": slider("colour: grey levels", p.crf_bilateral_srgb, 2, 60, 1),
     }
+    folded = [name for name in controls if name in CRF_NAMES]
+    scored = cache(partial(scored_scenes, experiment))  # read when first asked for
 
-    def state(values: dict[str, Any]) -> MaskState:
+    def state(**values: Any) -> MaskState:
         """Return the setting of the controls."""
-        crf = replace(run_crf, **{name: values.pop(name) for name in CRF_NAMES})
+        crf = replace(experiment.crf_settings(), **{name: values.pop(name) for name in folded})
         return MaskState(**values, crf=crf)
 
     def chart(state: MaskState, stop: Stop) -> View | None:
-        """Score several images, read when first asked for."""
-        return curves().view(state, stop)
+        """Score several images."""
+        return scores_view(scored(), state, stop)
 
-    curves = cache(partial(ScoreCurves.of, experiment))
-    folded = "Strengths of the dense CRF", [name for name in controls if name in CRF_NAMES]
-    return Panel(experiment, "Pseudo-mask", "masks", controls, state, _Compared(), chart, folded)
+    strengths = "Strengths of the dense CRF", folded
+    return Panel(experiment, "Pseudo-mask", "masks", controls, state, _Compared(), chart, strengths)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import ipywidgets as widgets
 import numpy as np
@@ -32,13 +32,11 @@ from pmm.networks.inference import multi_scale_cam, scaled_batch
 from pmm.networks.models import EMBEDDED_BACKBONE, CamClassifier, embedded_imagenet_state, image_statistics
 from pmm.run.experiment import Experiment
 
-KEPT = 6
-"""Results of each kind that a scene remembers; the oldest goes first."""
-LONGEST_SIDE, SHORTEST_SIDE = 500, 32
-"""Larger photographs are made smaller, to the size of VOC's images; what is smaller than the other is refused."""
-CANDIDATES = 5
-"""Classes of a photograph to choose from: those with the highest scores."""
+KEPT = 6  # results of each kind that a scene remembers; the oldest goes first
+LONGEST_SIDE, SHORTEST_SIDE = 500, 32  # larger photographs are made smaller, to VOC's size; smaller ones are refused
+CANDIDATES = 5  # classes of a photograph to choose from: those with the highest scores
 THUMBNAIL = (112, 84)
+CHOOSE = "The CAM comes from ImageNet's classes of the embedded network: choose one or more."
 T = TypeVar("T")
 
 
@@ -51,18 +49,12 @@ class ExplorerScene:
     """
 
     id: str
-    image: np.ndarray
-    """(H, W, 3) uint8 RGB."""
-    cam: np.ndarray
-    """(C, H, W) float32 in [0, 1], normalised."""
-    class_ids: tuple[int, ...]
-    """(C,) mask values of the channels."""
-    names: tuple[str, ...]
-    """(C,) names of the channels, as prose writes them."""
-    truth: np.ndarray | None = None
-    """(H, W) uint8 ground truth with IGNORE_INDEX where it is unknown; None where there is none."""
-    note: str = ""
-    """What a reader must know of it, such as that it was made smaller."""
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    cam: np.ndarray  # (C, H, W) float32 in [0, 1], normalised
+    class_ids: tuple[int, ...]  # (C,) mask values of the channels
+    names: tuple[str, ...]  # (C,) names of the channels, as prose writes them
+    truth: np.ndarray | None = None  # (H, W) uint8 ground truth with IGNORE_INDEX where unknown; None without
+    note: str = ""  # what a reader must know of it, such as that it was made smaller
     _memory: dict[str, OrderedDict] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -74,20 +66,21 @@ class ExplorerScene:
             raise InputError(f"{self.id}: its ground truth has the size {self.truth.shape}, the image {size}")
 
     def channel(self, class_id: int) -> int:
-        """Return the CAM channel of a class.
-
-        Raises:
-            InputError: the class is not in this image.
-        """
+        """Return the CAM channel of a class; InputError if it is not in this image."""
         if class_id not in self.class_ids:
-            there = ", ".join(f"{i} ({n})" for i, n in zip(self.class_ids, self.names, strict=True)) or "none"
+            there = ", ".join(f"{i} ({name})" for name, i in self.menu) or "none"
             raise InputError(f"class {class_id}: not in {self.id}; the classes there are {there}")
         return self.class_ids.index(class_id)
 
     @property
+    def menu(self) -> list[tuple[str, int]]:
+        """Names and mask values of the classes, as a menu takes them."""
+        return list(zip(self.names, self.class_ids, strict=True))
+
+    @property
     def labels(self) -> dict[int, str]:
         """Mask value -> name of the background and of the classes."""
-        return {0: "background", **dict(zip(self.class_ids, self.names, strict=True))}
+        return {0: "background", **{i: name for name, i in self.menu}}
 
     def legend(self) -> dict[int, str]:
         """Return mask value -> name of everything that a mask of this scene may show."""
@@ -108,6 +101,13 @@ class ExplorerScene:
             return drawing.message(instead)
         return self.remember("small", "truth", lambda: self.small_mask(self.truth))
 
+    def class_heat(self, values: np.ndarray, class_id: int | None) -> np.ndarray:
+        """Return a map (H, W) in [0, 1] over the image, (h, w, 3), with the name of its class if it has one."""
+        picture = drawing.heat(drawing.shrink(values), image=self.small_image())
+        if class_id is None:
+            return picture
+        return drawing.name_tag(picture, self.labels[class_id], drawing.class_rgb(class_id))
+
     def crf(self, settings: CRFSettings) -> DenseCRF:
         """Return the dense CRF of this image; its lattices stay while sliders move."""
         return self.remember("crf", settings, lambda: DenseCRF(self.image, settings))
@@ -123,41 +123,28 @@ class ExplorerScene:
         return known[key]
 
     def only(self, class_ids: Sequence[int]) -> ExplorerScene:
-        """Return this scene with some of its classes.
-
-        Raises:
-            InputError: a class is not in this image.
-        """
+        """Return this scene with some of its classes; errors as `channel`."""
         channels = [self.channel(i) for i in class_ids]
-        chosen = tuple(self.class_ids[c] for c in channels), tuple(self.names[c] for c in channels)
-        return ExplorerScene(self.id, self.image, self.cam[channels], *chosen, self.truth, self.note)
+        names = tuple(self.names[c] for c in channels)
+        return replace(self, cam=self.cam[channels], class_ids=tuple(class_ids), names=names, _memory={})
 
 
-def check_cams_exist(experiment: Experiment) -> None:
-    """Check that a run has CAMs; the explorer reads them and never trains.
+def load_scene(experiment: Experiment, image_id: str) -> ExplorerScene:
+    """Read one training image of a run, with the CAM that the run made; the explorer never trains.
 
     Raises:
-        InputError: it has none; names the command that makes them.
+        InputError: the run has no CAMs, names the command that makes them; or no such image.
     """
-    if experiment.run.recorded("cams") is None:
+    cams, data = experiment.run.recorded("cams"), experiment.data
+    if cams is None:
         raise InputError(
             f"{experiment.run.path}: no CAMs here; make them first: make demo, "
             "or pmm run PARAMS.yaml --only 01 --only 02"
         )
-
-
-def load_scene(experiment: Experiment, image_id: str) -> ExplorerScene:
-    """Read one training image of a run, with the CAM that the run made.
-
-    Raises:
-        InputError: the run has no CAMs, or no such image.
-    """
-    check_cams_exist(experiment)
-    data = experiment.data
-    class_ids, cam = load_cams(experiment.run.recorded("cams").folder / f"{image_id}.npz")
+    class_ids, cam = load_cams(cams.folder / f"{image_id}.npz")
     names = tuple(spaced(data.class_names[i]) for i in class_ids)
     truth = data.mask(image_id) if data.has_mask(image_id) else None
-    return ExplorerScene(image_id, data.image(image_id), cam, tuple(int(i) for i in class_ids), names, truth)
+    return ExplorerScene(image_id, data.image(image_id), cam, tuple(class_ids.tolist()), names, truth)
 
 
 def gallery_ids(experiment: Experiment, count: int = 8) -> list[str]:
@@ -166,9 +153,9 @@ def gallery_ids(experiment: Experiment, count: int = 8) -> list[str]:
     They are spread over the run; those with ground truth come first, then those of about two classes.
     """
     data, ids = experiment.data, experiment.train_ids
-    spread = [ids[i] for i in np.linspace(0, len(ids) - 1, min(len(ids), 10 * count)).round().astype(int)]
-    unique = list(dict.fromkeys(spread))
-    return sorted(unique, key=lambda i: (not data.has_mask(i), abs(len(data.labels(i)) - 2)))[:count]
+    places = np.linspace(0, len(ids) - 1, min(len(ids), 10 * count)).round().astype(int)
+    spread = dict.fromkeys(ids[place] for place in places)
+    return sorted(spread, key=lambda i: (not data.has_mask(i), abs(len(data.labels(i)) - 2)))[:count]
 
 
 def read_upload(content: bytes, name: str) -> tuple[np.ndarray, str]:
@@ -186,19 +173,17 @@ def read_upload(content: bytes, name: str) -> tuple[np.ndarray, str]:
     """
     pixels = _decode(content, name or "upload")
     size = pixels.shape[1::-1]
+    scale = min(1.0, LONGEST_SIDE / max(size))
+    smaller = tuple(round(side * scale) for side in size)
+    found, made = ("{} x {}".format(*sides) for sides in (size, smaller))
     if min(size) < SHORTEST_SIDE:
-        raise InputError(f"{name}: found {_by(size)} pixels; give at least {SHORTEST_SIDE} on the shorter side")
-    if max(size) <= LONGEST_SIDE:
-        return pixels, ""
-    smaller = tuple(round(side * (LONGEST_SIDE / max(size))) for side in size)
+        raise InputError(f"{name}: found {found} pixels; give at least {SHORTEST_SIDE} on the shorter side")
     if min(smaller) < SHORTEST_SIDE:
-        raise InputError(f"{name}: {_by(size)} pixels are too long and thin; cut the picture first")
+        raise InputError(f"{name}: {found} pixels are too long and thin; cut the picture first")
+    if scale == 1:
+        return pixels, ""
     picture = Image.fromarray(pixels).resize(smaller, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return np.asarray(picture), f"{name}: made smaller, from {_by(size)} to {_by(smaller)} pixels"
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return " x ".join(map(str, size))
+    return np.asarray(picture), f"{name}: made smaller, from {found} to {made} pixels"
 
 
 def _decode(content: bytes, name: str) -> np.ndarray:
@@ -219,10 +204,8 @@ def load_photograph(content: bytes, name: str, first_id: int = 1) -> ExplorerSce
     feature map as a 1x1 convolution, is their CAM. `ExplorerScene.only` picks among them.
 
     Args:
-        content: the file's bytes.
-        name: the file's name.
-        first_id: mask value of the likeliest class; take one that no class of the run has, so that its colour
-            is its own.
+        content, name: as in `read_upload`.
+        first_id: mask value of the likeliest class; one that no class of the run has, for a colour of its own.
 
     Returns:
         A scene without ground truth; its classes are ordered by score.
@@ -234,10 +217,9 @@ def load_photograph(content: bytes, name: str, first_id: int = 1) -> ExplorerSce
     from timm.data import ImageNetInfo
 
     image, note = read_upload(content, name)
-    ranked, statistics = _likeliest(image), image_statistics(EMBEDDED_BACKBONE)
-    ids = [index + 1 for index in ranked]
-    options = {"scales": (0.5, 1.0, 1.5), "flip": True, "statistics": statistics}
-    cam = multi_scale_cam(_imagenet_classifier()[0], image, ids, **options)
+    ranked = _likeliest(image)
+    options = {"scales": (0.5, 1.0, 1.5), "flip": True, "statistics": image_statistics(EMBEDDED_BACKBONE)}
+    cam = multi_scale_cam(_imagenet_classifier()[0], image, [index + 1 for index in ranked], **options)
     names = tuple(ImageNetInfo().index_to_description(i).split(",")[0] for i in ranked)
     return ExplorerScene(name, image, cam, tuple(range(first_id, first_id + len(ranked))), names, note=note)
 
@@ -262,25 +244,11 @@ def _likeliest(image: np.ndarray) -> list[int]:
     return (model(batch).mean(0) + bias).topk(CANDIDATES).indices.tolist()
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """What is looked at: a training image, or some classes of an uploaded photograph."""
 
     read: Callable[[], ExplorerScene]  # reads image or photograph, once
-    uploaded: bool = False
-    chosen: tuple[int, ...] = ()  # classes of the photograph to look at; empty for the likeliest
-
-    def scene(self) -> ExplorerScene:
-        """Return what is looked at.
-
-        Raises:
-            InputError: the image has no CAM, or the upload is no image.
-        """
-        whole = self.read()
-        if not self.uploaded:
-            return whole
-        ids = self.chosen or whole.class_ids[:1]
-        return whole.remember("only", ids, lambda: whole.only(ids))
+    chosen: tuple[int, ...] | None = None  # classes of the photograph, () for the likeliest; None: a training image
 
 
 class ScenePicker:
@@ -309,39 +277,42 @@ class ScenePicker:
         self.widget = widgets.VBox([style, self.scenes, *own])
         self.source = Source(partial(self._load, self.scenes.value))
 
-    def describe(self, source: Source) -> None:
-        """Say what is to be known of a source, and offer the classes of a photograph."""
-        self.found.layout.display = "" if source.uploaded else "none"
-        if not source.uploaded:
-            self.note.value = ""
-            return
-        whole = source.read()
-        made = "The CAM comes from ImageNet's classes of the embedded network: choose one or more."
-        self.note.value = html.escape(" ".join([made, whole.note]))
+    def scene(self, source: Source) -> ExplorerScene:
+        """Return what is looked at, say what is to be known of it, and offer the classes of a photograph.
+
+        Raises:
+            InputError: the image has no CAM, or the upload is no image.
+        """
+        whole, uploaded = source.read(), source.chosen is not None
+        self.found.layout.display = "" if uploaded else "none"
+        self.note.value = html.escape(f"{CHOOSE} {whole.note}".strip()) if uploaded else ""
+        if not uploaded:
+            return whole
         if self._offered is not whole:
             self._offered = whole
             self.found.unobserve(self._pick_classes, "value")
-            self.found.options = [(name, i) for i, name in zip(whole.class_ids, whole.names, strict=True)]
-            self.found.value = whole.class_ids[:1]
+            self.found.options, self.found.value = whole.menu, whole.class_ids[:1]
             self.found.observe(self._pick_classes, "value")
+        ids = source.chosen or whole.class_ids[:1]
+        return whole.remember("only", ids, lambda: whole.only(ids))
 
     def look_at_upload(self, content: bytes, name: str) -> None:
         """Look at a photograph of one's own from now on."""
         self.scenes.value = None
         first_id = len(self.experiment.data.class_names)
-        self._look_at(Source(cache(partial(load_photograph, content, name, first_id)), uploaded=True))
+        self._look_at(cache(partial(load_photograph, content, name, first_id)), ())
 
-    def _look_at(self, source: Source) -> None:
-        self.source = source
+    def _look_at(self, read: Callable[[], ExplorerScene], chosen: tuple[int, ...] | None = None) -> None:
+        self.source = Source(read, chosen)
         self._changed()
 
     def _pick_scene(self, change: dict) -> None:
         if change["new"] is not None:
-            self._look_at(Source(partial(self._load, change["new"])))
+            self._look_at(partial(self._load, change["new"]))
 
     def _pick_classes(self, change: dict) -> None:
-        if self.source.uploaded and change["new"]:
-            self._look_at(replace(self.source, chosen=tuple(change["new"])))
+        if self.source.chosen is not None and change["new"]:
+            self._look_at(self.source.read, tuple(change["new"]))
 
     def _take_upload(self, change: dict) -> None:
         for file in change["new"]:
@@ -356,9 +327,9 @@ class ScenePicker:
         buttons.add_class("pmm-gallery").add_class(mark)
         rules = ""
         for number, i in enumerate(ids, start=1):
-            jpeg = base64.b64encode(drawing.to_jpeg(drawing.in_cell(data.image(i), THUMBNAIL))).decode("ascii")
-            url = f"url(data:image/jpeg;base64,{jpeg})"
-            rules += f".{mark} .widget-toggle-button:nth-of-type({number}) {{background-image: {url}}}"
+            jpeg = base64.b64encode(drawing.encoded(drawing.in_cell(data.image(i), THUMBNAIL), "JPEG")).decode("ascii")
+            button = f".{mark} .widget-toggle-button:nth-of-type({number})"
+            rules += f"{button} {{background-image: url(data:image/jpeg;base64,{jpeg})}}"
         return buttons, widgets.HTML(f"<style>{STYLE}{rules}</style>")
 
 

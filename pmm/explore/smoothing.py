@@ -14,7 +14,6 @@ from pmm.explore import drawing
 from pmm.explore.app import Panel, menu, slider
 from pmm.explore.drawing import BLUE, GREY, VERMILION, Chart, View
 from pmm.explore.picker import ExplorerScene
-from pmm.figures.palette import palette
 from pmm.method.smoothing import MIN_EXPONENT, VARIANTS, coefficient_of_variation, raise_cam, smoothing_exponent
 from pmm.run.experiment import Experiment
 
@@ -24,16 +23,9 @@ PALE_BLUE, PALE_GREY = (170, 205, 230), (238, 238, 238)
 
 @dataclass(frozen=True)
 class SmoothingState:
-    """One setting of the sliders.
+    """One setting of the sliders; s, t, variant as in `pmm.method.smoothing.smooth_cam`."""
 
-    Args:
-        class_id: which class of the image.
-        s: strength, >= 0.
-        t: foreground threshold in [0, 1).
-        variant: "official" or "paper".
-    """
-
-    class_id: int
+    class_id: int  # which class of the image
     s: float = 0.3
     t: float = 0.05
     variant: str = "official"
@@ -60,26 +52,21 @@ class SmoothingStep:
 def unwarned() -> Iterator[None]:
     """Silence the warning of a floored exponent inside the block: the views say it in their own words."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"pmm\.")
-        warnings.filterwarnings("ignore", message="s: ")
+        warnings.simplefilter("ignore", RuntimeWarning)
         yield
 
 
 def smooth_one(scene: ExplorerScene, state: SmoothingState) -> SmoothingStep:
-    """Smooth one class's map by eq. 5-6.
-
-    Raises:
-        InputError: the class is not in the image, or a value of the state is out of range.
-    """
+    """Smooth one class's map by eq. 5-6; InputError if it is not in the image or a value is out of range."""
     before = scene.cam[scene.channel(state.class_id)]
     c_v = coefficient_of_variation(before[None], state.t)
     with unwarned():
         exponent = smoothing_exponent(c_v, state.s)
     after = raise_cam(before[None], exponent, state.t, state.variant)[0]
     front = before[before > state.t].astype(np.float64)
-    mean, deviation = (front.mean(), front.std()) if front.size else (0.0, 0.0)
+    mean, deviation = (float(front.mean()), float(front.std())) if front.size else (0.0, 0.0)
     wanted = 1 - state.s * float(c_v[0])
-    return SmoothingStep(before, after, float(c_v[0]), float(mean), float(deviation), wanted, float(exponent[0]))
+    return SmoothingStep(before, after, float(c_v[0]), mean, deviation, wanted, float(exponent[0]))
 
 
 def smoothing_view(scene: ExplorerScene, state: SmoothingState) -> View:
@@ -89,57 +76,49 @@ def smoothing_view(scene: ExplorerScene, state: SmoothingState) -> View:
         InputError: as `smooth_one`.
     """
     step, name = smooth_one(scene, state), scene.labels[state.class_id]
-    share = {key: float((m > 0.5).mean()) for key, m in (("before", step.before), ("after", step.after))}
+    share = {key: float((getattr(step, key) > 0.5).mean()) for key in ("before", "after")}
+    floor, warning = "", ""
+    if step.wanted < MIN_EXPONENT:
+        floor = " (floor)"
+        warning = (
+            f"s = {state.s:.2f} is too large for {name}: 1 - s * c_v = {step.wanted:.2f}, and at 0 or below the map "
+            f"would be flat or upside down. The exponent stays at {MIN_EXPONENT:g}. Lower s below {1 / step.c_v:.2f}."
+        )
     text = (
         f"{name}: c_v = {step.c_v:.3f}, exponent 1 - {state.s:.2f} x {step.c_v:.3f} = {step.wanted:.3f}",
         f"CAM above 0.5 on {share['before']:.1%} of the image before, {share['after']:.1%} after",
     )
     alt = (
-        f"Activation map of {name} before and after smoothing: coefficient of variation {step.c_v:.2f}, "
-        f"exponent {step.exponent:.2f}; {share['before']:.0%} of the image above 0.5 before, "
-        f"{share['after']:.0%} after."
+        f"Activation map of {name} before and after smoothing: coefficient of variation {step.c_v:.2f}, exponent "
+        f"{step.exponent:.2f}; {share['before']:.0%} of the image above 0.5 before, {share['after']:.0%} after."
     )
-    numbers = {"c_v": step.c_v, "exponent": step.exponent, "wanted": step.wanted, "share": share}
-    floor = " (floor)" if step.wanted < MIN_EXPONENT else ""
     charts = [
         (f"foreground of X(n): c_v = deviation / mean = {step.c_v:.2f}", _histogram(step, state.t)),
         (f"x -> x ** (1 - s * c_v): exponent {step.exponent:.2f}{floor}", _curve(step, state)),
     ]
-    picture = drawing.grid([_maps(scene, state, step), charts])
-    return View(picture, text, alt, numbers, _warning(name, step, state.s), name)
-
-
-def _warning(name: str, step: SmoothingStep, s: float) -> str:
-    if step.wanted >= MIN_EXPONENT:
-        return ""
-    return (
-        f"s = {s:.2f} is too large for {name}: 1 - s * c_v = {step.wanted:.2f}, and at 0 or below the map would be "
-        f"flat or upside down. The exponent stays at {MIN_EXPONENT:g}. Lower s below {1 / step.c_v:.2f}."
-    )
+    numbers = {"c_v": step.c_v, "exponent": step.exponent, "wanted": step.wanted, "share": share}
+    return View(drawing.grid([_maps(scene, state, step), charts]), text, alt, numbers, warning, name)
 
 
 def _maps(scene: ExplorerScene, state: SmoothingState, step: SmoothingStep) -> list[drawing.Cell]:
-    image, tag = scene.small_image(), (scene.labels[state.class_id], palette()[state.class_id])
     before, after = drawing.shrink(step.before), drawing.shrink(step.after)
     return [
-        ("photograph", image),
-        ("CAM before: X(n)", drawing.name_tag(drawing.heat(before, image=image), *tag)),
-        (f"CAM after: X(s), s = {state.s:.2f}", drawing.name_tag(drawing.heat(after, image=image), *tag)),
+        ("photograph", scene.small_image()),
+        ("CAM before: X(n)", scene.class_heat(before, state.class_id)),
+        (f"CAM after: X(s), s = {state.s:.2f}", scene.class_heat(after, state.class_id)),
         ("what was added (bright = 0.5)", drawing.heat(np.maximum(after - before, 0), top=0.5)),
     ]
 
 
 def _histogram(step: SmoothingStep, t: float) -> np.ndarray:
     front, edges = step.before > t, np.linspace(0, 1, BINS + 1)
-    total = max(int(front.sum()), 1)
-    before, after = (np.histogram(m[front], edges)[0] for m in (step.before, step.after))
-    top = max(0.1, float(np.ceil(10 * before.max() / total)) / 10)
-    ticks = (0, top / 2, top)
-    names = ("activation", "share of foreground")
+    before, after = (np.histogram(m[front], edges)[0] / max(int(front.sum()), 1) for m in (step.before, step.after))
+    top = max(0.1, float(np.ceil(10 * before.max())) / 10)
+    names, ticks = ("activation", "share of foreground"), (0, top / 2, top)
     chart = Chart((0, 1), (0, top), *names, yticks=ticks, percent=True, size=drawing.HALF)
     chart.span(max(0.0, step.mean - step.deviation), min(1.0, step.mean + step.deviation), PALE_GREY)
-    chart.bars(edges, before / total, [PALE_BLUE] * BINS)
-    chart.curve((edges[1:] + edges[:-1]) / 2, np.minimum(after / total, top), VERMILION)
+    chart.bars(edges, before, [PALE_BLUE] * BINS)
+    chart.curve((edges[1:] + edges[:-1]) / 2, np.minimum(after, top), VERMILION)
     chart.key(("bars: before", BLUE), ("line: after", VERMILION), ("grey: mean -+ deviation", GREY))
     if step.mean > 0:
         chart.mark(step.mean, f"mean {step.mean:.2f}, deviation {step.deviation:.2f}")
@@ -147,16 +126,14 @@ def _histogram(step: SmoothingStep, t: float) -> np.ndarray:
 
 
 def _curve(step: SmoothingStep, state: SmoothingState) -> np.ndarray:
-    x = np.linspace(0, 1, 121)
+    x, ticks = np.linspace(0, 1, 121), (0, 0.25, 0.5, 0.75, 1)
     y = raise_cam(x[None, None], [step.exponent], state.t, state.variant)[0, 0]
-    ticks = (0, 0.25, 0.5, 0.75, 1)
     chart = Chart((0, 1), (0, 1), "activation before", "after", ticks, ticks, size=drawing.HALF)
     chart.curve((0, 1), (0, 1), (170, 170, 170)).curve(x, y, BLUE)
     if step.mean > 0:
         lifted = step.mean**step.exponent
-        chart.dot(step.mean, lifted, VERMILION)
         note = f"mean of the foreground: {step.mean:.2f} -> {lifted:.2f}"
-        chart.key((note, VERMILION), ("grey: unchanged", GREY))
+        chart.dot(step.mean, lifted, VERMILION).key((note, VERMILION), ("grey: unchanged", GREY))
     return chart.picture()
 
 
@@ -169,6 +146,4 @@ def smoothing_panel(experiment: Experiment) -> Panel:
         "variant": menu("variant", reversed(VARIANTS), p.variant),
         "t": slider("t, threshold", p.t, 0, 0.95, 0.01),
     }
-    return Panel(
-        experiment, "Smoothing", "smoothing", controls, lambda values: SmoothingState(**values), smoothing_view
-    )
+    return Panel(experiment, "Smoothing", "smoothing", controls, SmoothingState, smoothing_view)

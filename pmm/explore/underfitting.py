@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pmm.errors import InputError
@@ -24,32 +25,22 @@ STRATEGIES = {
     "clamp, released code": ("clamp", "official"),
     "pow": ("pow", "paper"),
     "ignore": ("ignore", "paper"),
-}
-"""Name in the menu -> kind and variant of `pmm.method.losses`."""
+}  # name in the menu -> kind and variant of `pmm.method.losses`
 CHECKPOINTS = ("early", "late")
-POW_PIVOT = 1.0
-"""L ** kappa damps losses above this and lifts those below, whatever the exponent."""
-SMALLEST_LOSS = 1e-6
-"""A positive loss below it counts as it: the slope of pow runs to infinity at 0."""
+POW_PIVOT = 1.0  # L ** kappa damps losses above this and lifts those below, whatever the exponent
+SMALLEST_LOSS = 1e-6  # a positive loss below it counts as it: the slope of pow runs to infinity at 0
 KAPPAS = np.round(np.geomspace(0.05, 5, 33), 4)
 SKY, MINT, SOFT_GREY = (86, 180, 233), (214, 236, 226), (150, 150, 150)
 
 
 @dataclass(frozen=True)
 class PusState:
-    """One setting of the sliders.
+    """One setting of the sliders."""
 
-    Args:
-        kind: one of STRATEGIES.
-        kappa: loss from which a label is doubted, > 0; for pow the exponent, at most 1.
-        beta: >= 0, PUS acts while the mean loss is below it.
-        checkpoint: "early" or "late".
-    """
-
-    kind: str = "clamp, paper"
-    kappa: float = 1.0
-    beta: float = 0.3
-    checkpoint: str = "late"
+    kind: str = "clamp, paper"  # one of STRATEGIES
+    kappa: float = 1.0  # loss from which a label is doubted, > 0; for pow the exponent, at most 1
+    beta: float = 0.3  # >= 0, PUS acts while the mean loss is below it
+    checkpoint: str = "late"  # or "early"
 
     def __post_init__(self) -> None:
         if self.kind not in STRATEGIES:
@@ -94,14 +85,19 @@ def model_output(experiment: Experiment, scene: ExplorerScene, checkpoint: str, 
     """Return the loss map of a trained segmenter on a training image; remembered for each image and checkpoint.
 
     Raises:
-        InputError: it is not trained, or the early weights were not kept.
+        InputError: it is not trained, names the command that trains it; or the early weights were not kept.
     """
-    check_segmenter_exists(experiment, name)
-    masks, early = experiment.params.seg_masks, checkpoint == "early"
+    trained, early = experiment.run.recorded(f"segmenter/{name}"), checkpoint == "early"
+    masks = experiment.params.seg_masks
+    if trained is None:
+        raise InputError(
+            f"{experiment.run.path}: segmenter {name} is not trained; train it first: make demo, "
+            "or pmm run PARAMS.yaml --only 05"
+        )
 
     def make() -> ModelOutput:
         """Run the model on the image."""
-        if early and not (experiment.run.recorded(f"segmenter/{name}").folder / EARLY).exists():
+        if early and not (trained.folder / EARLY).exists():
             raise InputError(
                 f"checkpoint = early: segmenter {name} kept no early weights ({EARLY}); choose late, or train it anew"
             )
@@ -109,19 +105,6 @@ def model_output(experiment: Experiment, scene: ExplorerScene, checkpoint: str, 
         return ModelOutput(experiment.pseudo_mask(masks, scene.id), loss)
 
     return scene.remember("model", (name, checkpoint), make)
-
-
-def check_segmenter_exists(experiment: Experiment, name: str = "pus") -> None:
-    """Check that a segmenter of the run is trained; the explorer never trains.
-
-    Raises:
-        InputError: it is not; names the command that trains it.
-    """
-    if experiment.run.recorded(f"segmenter/{name}") is None:
-        raise InputError(
-            f"{experiment.run.path}: segmenter {name} is not trained; train it first: make demo, "
-            "or pmm run PARAMS.yaml --only 05"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,11 +151,18 @@ def precision_recall(
         Precision and recall, (N,) float64; NaN where nothing is doubted, or no label is wrong.
     """
     split = split_doubted(output.loss, output.pseudo_mask, truth, 0.0)
-    wrong, evaluated = np.sort(output.loss[split.mislabelled]), np.sort(output.loss[split.evaluated])
-    doubted_wrong = len(wrong) - np.searchsorted(wrong, kappas)
-    doubted = len(evaluated) - np.searchsorted(evaluated, kappas)
-    precision = np.divide(doubted_wrong, doubted, out=np.full(len(kappas), np.nan), where=doubted > 0)
-    return precision, doubted_wrong / len(wrong) if len(wrong) else np.full(len(kappas), np.nan)
+    doubted_wrong, doubted = (_reaching(output.loss[part], kappas) for part in (split.mislabelled, split.evaluated))
+    return _ratio(doubted_wrong, doubted), _ratio(doubted_wrong, split.mislabelled.sum())
+
+
+def _reaching(losses: np.ndarray, kappas: np.ndarray) -> np.ndarray:
+    """Count for each kappa the losses that are as high."""
+    return len(losses) - np.searchsorted(np.sort(losses), kappas)
+
+
+def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> np.ndarray:
+    """Divide counts; NaN by 0."""
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) > 0)
 
 
 def underfitting_view(scene: ExplorerScene, output: ModelOutput, state: PusState) -> View:
@@ -180,21 +170,20 @@ def underfitting_view(scene: ExplorerScene, output: ModelOutput, state: PusState
     learned = lesson(scene, output, state)
     doubted = ((output.loss >= state.doubt) & output.valid).mean()
     numbers = {"mean_loss": learned.mean_loss, "open": learned.is_open, "doubted": float(doubted)}
-    numbers |= {"teaches": float(learned.weight.mean()), **_found(learned.split)}
+    numbers["teaches"] = float(learned.weight.mean())
+    if learned.split is not None:
+        wrong, hard, all_wrong = (int(getattr(learned.split, n).sum()) for n in ("wrong", "hard", "mislabelled"))
+        numbers |= {"wrong": wrong, "hard": hard}
+        numbers |= {"precision": float(_ratio(wrong, wrong + hard)), "recall": float(_ratio(wrong, all_wrong))}
     rows = [_maps(scene, output, state, learned.split), _charts(scene, output, state, learned)]
     text = _text(state, numbers)
-    alt = ". ".join(text) + "."
-    return View(drawing.grid(rows, scene.legend()), text, alt, numbers, _warning(state), state.checkpoint)
-
-
-def _found(split: Doubted | None) -> dict[str, float]:
-    """Say how well doubt finds the wrong labels of an image."""
-    if split is None:
-        return {}
-    wrong, hard, mislabelled = (int(m.sum()) for m in (split.wrong, split.hard, split.mislabelled))
-    precision = wrong / (wrong + hard) if wrong + hard else float("nan")
-    recall = wrong / mislabelled if mislabelled else float("nan")
-    return {"wrong": wrong, "hard": hard, "precision": precision, "recall": recall}
+    warning = ""
+    if state.kind == "pow":
+        cut = "" if state.kappa <= 1 else f" It stays at 1, since {state.kappa:.2f} would raise high losses."
+        warning = (
+            f"For pow, kappa is an exponent, not a loss.{cut} The outline is at a loss of 1, above which pow damps."
+        )
+    return View(drawing.grid(rows, scene.legend()), text, ". ".join(text) + ".", numbers, warning, state.checkpoint)
 
 
 def _text(state: PusState, n: dict[str, Any]) -> tuple[str, ...]:
@@ -208,13 +197,6 @@ def _text(state: PusState, n: dict[str, Any]) -> tuple[str, ...]:
         what,
         f"the scene teaches {n['teaches']:.0%} of what it would without PUS (mean gradient weight)",
     )
-
-
-def _warning(state: PusState) -> str:
-    if state.kind != "pow":
-        return ""
-    cut = "" if state.kappa <= 1 else f" It stays at 1, since {state.kappa:.2f} would raise high losses."
-    return f"For pow, kappa is an exponent, not a loss.{cut} The outline is at a loss of 1, above which pow damps."
 
 
 def _maps(scene: ExplorerScene, output: ModelOutput, state: PusState, split: Doubted | None) -> list[drawing.Cell]:
@@ -292,4 +274,4 @@ def underfitting_panel(experiment: Experiment) -> Panel:
             raise InputError(f"{scene.id}: a photograph of your own has no label to doubt; choose a scene")
         return underfitting_view(scene, model_output(experiment, scene, state.checkpoint), state)
 
-    return Panel(experiment, "Under-fitting", "underfitting", controls, lambda values: PusState(**values), draw)
+    return Panel(experiment, "Under-fitting", "underfitting", controls, PusState, draw)

@@ -10,7 +10,7 @@ from explorer_run import TinyRun, truth_of
 
 from pmm.errors import InputError
 from pmm.explore import drawing
-from pmm.explore.masks import ALPHAS, METHODS, MaskState, ScoreCurves, make_mask, masks_view
+from pmm.explore.masks import ALPHAS, METHODS, MaskState, make_mask, masks_view, scenes_iou, scored_scenes, scores_view
 from pmm.explore.picker import ExplorerScene, gallery_ids, load_scene
 from pmm.explore.smoothing import SmoothingState, smooth_one, smoothing_view
 from pmm.explore.underfitting import STRATEGIES, PusState, lesson, model_output, precision_recall, underfitting_view
@@ -164,15 +164,15 @@ def test_missing_things_name_what_makes_them(tmp_path):
 
 
 def test_the_chart_of_scores_marks_the_setting_and_can_be_stopped(run):
-    curves, state = ScoreCurves.of(run, 3), MaskState(crf=CRF)
-    view = curves.view(state)
+    scenes, state = scored_scenes(run, 3), MaskState(crf=CRF)
+    view = scores_view(scenes, state)
     assert view.picture.shape == (285, 1204, 3) and "ground truth" in view.text[0]
-    total = sum(confusion_matrix(x.truth, make_mask(x, state).mask, 3) for x in curves.scenes)
+    total = sum(confusion_matrix(x.truth, make_mask(x, state).mask, 3) for x in scenes)
     assert view.numbers["mean_iou"] == pytest.approx(mean_iou(total))
-    assert curves.view(MaskState(crf=CRF, alpha=3.3), stop=lambda: True) is None
-    assert curves.view(state, stop=lambda: True) is not None  # all of it is known
-    assert all(np.isfinite(curves.mean_iou(replace(state, alpha=a), lambda: True)) for a in ALPHAS)
-    assert ScoreCurves([]).view(state).picture.shape == (285, 1204, 3)
+    assert scores_view(scenes, MaskState(crf=CRF, alpha=3.3), stop=lambda: True) is None
+    assert scores_view(scenes, state, stop=lambda: True) is not None  # all of it is known
+    assert all(np.isfinite(scenes_iou(scenes, replace(state, alpha=a), lambda: True)) for a in ALPHAS)
+    assert scores_view([], state).picture.shape == (285, 1204, 3)
 
 
 def test_the_gallery_prefers_scenes_with_several_classes(run):

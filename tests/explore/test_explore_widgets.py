@@ -102,7 +102,7 @@ def test_stale_settings_are_dropped_and_the_last_one_stands(run):
     for s in np.arange(0.05, 2.0, 0.05):
         explorer.panel.controls["s"].value = float(s)
     assert explorer.worker.wait()
-    assert "s = 1.95" not in explorer.panel.warning.value or explorer.panel.drawn.view.warning
+    assert "s = 1.95" not in explorer.panel.warning.value or explorer.panel.view.warning
     assert yaml.safe_load(explorer.panel.yaml.value)["s"] == 1.95
     assert explorer.worker.begun <= explorer.worker.asked
 
@@ -122,7 +122,7 @@ def test_tabs_draw_what_is_in_front(run):
     assert explorer.worker.wait()
     for number, panel in enumerate(explorer.panels):
         explorer.tabs.selected_index = number
-        assert explorer.worker.wait() and panel.drawn is not None
+        assert explorer.worker.wait() and panel.view is not None
     assert not explorer.failures
     assert len(explorer.panel.main.picture.value) > 1000
 
@@ -168,7 +168,7 @@ def test_save_writes_a_png_below_the_run(run):
     assert path.parent == run.run.path / "figures" and path.read_bytes()[:4] == b"\x89PNG"
     assert str(path) in explorer.panel.saved.value
     entry = json.loads((path.parent / "captions.json").read_text())[path.stem]
-    assert entry["notebook"] == "08" and "s 0." in entry["caption"] and entry["alt"] == explorer.panel.drawn.view.alt
+    assert entry["notebook"] == "08" and "s 0." in entry["caption"] and entry["alt"] == explorer.panel.view.alt
 
 
 def test_another_class_or_checkpoint_is_saved_beside_the_first(run):
@@ -205,7 +205,7 @@ def test_every_snippet_is_a_parameter_file(run, tmp_path):
     )
     for panel, changes in zip(explorer.panels, settings, strict=True):
         for change in changes:
-            text = snippet(panel.make_state({**panel.values(), **change}).parameters())
+            text = snippet(panel.make_state(**{**panel.values(), **change}).parameters())
             (tmp_path / "own.yaml").write_text(text)
             assert load_params(tmp_path / "own.yaml") == Params(**yaml.safe_load(text))
     with pytest.raises(InputError, match="alpha"):
