@@ -12,18 +12,12 @@ from torch import Tensor, nn
 
 from pmm.errors import InputError
 
-Statistics = tuple[list[float], list[float]]
-"""Mean and standard deviation of a model's input, a value a channel, for pixels in [0,1]."""
-
+Statistics = tuple[list[float], list[float]]  # mean and deviation of a model's input, a channel each, pixels in [0,1]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the named device; `auto` takes a GPU where there is one.
-
-    Raises:
-        InputError: the named device is not there.
-    """
+    """Return the named device, InputError where it is not there; `auto` takes a GPU where there is one."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there))
