@@ -73,8 +73,7 @@ class VOCData(SegmentationData):
     def labels(self, image_id: str) -> tuple[int, ...]:
         """As in `SegmentationData`: the classes of the objects in the XML file, those marked difficult included.
 
-        Raises:
-            InputError: the XML file is missing, malformed, has a DOCTYPE, or names an unknown class.
+        InputError where the XML file is missing, malformed, has a DOCTYPE, or names an unknown class.
         """
         path = self.root / "Annotations" / f"{image_id}.xml"
         names = {(obj.findtext("name") or "").strip() for obj in _parse_xml(path).iter("object")}
@@ -206,9 +205,7 @@ class COCOData(SegmentationData):
     def mask(self, image_id: str) -> np.ndarray:
         """As in `SegmentationData`: crowds are unknown, smaller objects lie on larger ones.
 
-        Raises:
-            InputError: no such image, or an outline is malformed.
-            MissingDependency: pycocotools is not installed.
+        InputError where an outline is malformed, MissingDependency where pycocotools is not installed.
         """
         record = self._record(image_id)
         mask = np.zeros(record.size, np.uint8)
@@ -425,8 +422,7 @@ def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Read class names, one a line; "background" is put first unless it stands there.
 
-    Raises:
-        InputError: the file is no text, has no class, a class twice, or more than 254.
+    InputError where the file is no text, has no class, a class twice, or more than 254.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

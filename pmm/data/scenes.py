@@ -160,7 +160,6 @@ def compose_scenes(
 
 
 def _write_set(root: Path, record: dict[str, int], n_jobs: int, progress: bool) -> None:
-    """Write scenes, lists and names."""
     names = [(split, index) for split in SPLITS for index in range(record[f"n_{split}"])]
     size = {key: record[key] for key in ("width", "height", "seed")}
     work = map_images(partial(_write_scene, root, size), names, workers=n_jobs, processes=True)
@@ -213,7 +212,6 @@ def _element(tag: str, content: object) -> ElementTree.Element:
 
 
 def _check_replaceable(root: Path) -> None:
-    """Refuse to replace anything but scenes."""
     if root.is_dir() and not (root / _RECORD).is_file() and any(root.iterdir()):
         raise InputError(f"{root}: holds files that are no sample scenes; name a new or an empty folder")
     if root.exists() and not root.is_dir():
@@ -299,7 +297,6 @@ def _offset(rng: np.random.Generator, side: int, room: int) -> int:
 
 
 def _jitter(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Jitter brightness, contrast and saturation."""
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = enhance(image).enhance(rng.uniform(0.75, 1.25))
     return image

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -50,14 +50,11 @@ def keep_freed_memory() -> None:
     By default every block above 32 MiB goes back to the system and is cleared page by page at the next
     request, which was measured at a third of a training step's time. Other systems are left alone.
     """
-    if sys.platform != "linux":
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-    except (OSError, AttributeError):
-        return  # not glibc: slower, not wrong
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # not glibc: slower, not wrong
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+            libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 @contextmanager

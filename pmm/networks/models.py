@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,7 @@ class CamClassifier(nn.Module):
 def create_backbone(name: str, output_stride: int) -> nn.Module:
     """Build a timm backbone without weights, with dilated instead of strided last stages.
 
-    Raises:
-        InputError: timm does not know the name, or the network cannot have this output stride.
+    InputError where timm does not know the name, or the network cannot have this output stride.
     """
     import timm
 
@@ -185,24 +185,19 @@ def image_statistics(backbone: str) -> Statistics:
     """Return mean and standard deviation (each 3 values, of images in [0,1]) that the backbone expects."""
     import timm
 
-    try:
+    config = None
+    with suppress(RuntimeError):  # a known network with an unknown tag, such as resnet50.mine
         config = timm.get_pretrained_cfg(backbone)
-    except RuntimeError:  # a known network with an unknown tag, such as resnet50.mine
-        config = None
     if config is None:
         raise InputError(f"backbone = {backbone}: unknown to timm; {EMBEDDED_BACKBONE} is embedded")
     return list(config.mean), list(config.std)
 
 
 def freeze(backbone: nn.Module, n_stages: int) -> None:
-    """Stop the training of the stem and the first stages; for the statistics of batch norms see `keep_statistics`.
+    """Stop the training of the stem and the first `n_stages` (0 freezes nothing); `keep_statistics` is for batch norms.
 
-    Args:
-        backbone: a timm model or features with `conv_stem`/`blocks` (EfficientNets) or `layer1`... (ResNets).
-        n_stages: how many stages beside the stem; 0 freezes nothing.
-
-    Raises:
-        InputError: this kind of network has no such stages.
+    `backbone` is a timm model or features with `conv_stem`/`blocks` (EfficientNets) or `layer1`... (ResNets);
+    InputError where this kind of network has no such stages.
     """
     if n_stages == 0:
         return

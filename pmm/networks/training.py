@@ -108,11 +108,9 @@ def _save_weights(path: Path, model: nn.Module) -> None:
 
 
 class Learner:
-    """All that a training changes, model, optimiser and schedule: one step of it, and its checkpoint.
+    """All that a training of `total` steps changes, model, optimiser and schedule: one step of it, and its checkpoint.
 
-    Args:
-        model, head, loss_function, settings, statistics: as in `fit`.
-        total: number of steps of the whole training.
+    The other arguments are as in `fit`.
     """
 
     def __init__(
@@ -306,12 +304,9 @@ def with_background_margin(logits: Tensor, margin: float) -> Tensor:
 
 
 class SegmentationLoss:
-    """The loss of a segmentation step: plain until the warm-up is over, then with PUS.
+    """The loss of a segmentation step: plain until a share `warmup` in [0, 1] of the steps is done, then `pus`.
 
-    Args:
-        pus: eq. 10.
-        warmup: share of the steps, in [0, 1], before PUS may act.
-        background_margin: see `with_background_margin`.
+    `pus` is eq. 10; for `background_margin` see `with_background_margin`.
     """
 
     def __init__(self, pus: PretendedUnderfittingLoss, warmup: float = 0.0, background_margin: float = 0.0):
