@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from pmm.data.coco import COCOData
-from pmm.data.folder import FolderData
 from pmm.data.images import SegmentationData
+from pmm.data.layouts import COCOData, FolderData, VOCData
 from pmm.data.scenes import ScenesData
-from pmm.data.voc import VOCData
 from pmm.errors import InputError
 
 __all__ = ["SegmentationData", "open_dataset"]
@@ -15,11 +13,7 @@ _DATASETS = {"scenes": ScenesData, "voc": VOCData, "coco": COCOData, "folder": F
 
 
 def open_dataset(kind: str, root: str | Path) -> SegmentationData:
-    """Open the data set in a folder.
-
-    Args:
-        kind: "scenes", "voc", "coco" or "folder".
-        root: its folder.
+    """Open the data set of a kind ("scenes", "voc", "coco" or "folder") in its folder.
 
     Raises:
         InputError: no such kind, or the folder is not of that kind.

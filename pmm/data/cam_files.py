@@ -22,8 +22,7 @@ def save_cams(path: str | os.PathLike, class_ids: npt.ArrayLike, cams: npt.Array
         cams: (C, H, W) in [0, 1], channel i belongs to class_ids[i]; stored as float16 to save space.
 
     Raises:
-        InputError: `cams` is not a (C, H, W) array in [0, 1], or holds NaN.
-        InputError: `class_ids` does not fit (number, type, range, duplicates).
+        InputError: as in `check_cam` and `check_class_ids`.
     """
     maps = check_cam(cams, "cams")
     ids = check_class_ids(class_ids, len(maps))
@@ -32,17 +31,10 @@ def save_cams(path: str | os.PathLike, class_ids: npt.ArrayLike, cams: npt.Array
 
 
 def load_cams(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """Read one image's CAMs, as `save_cams` wrote them.
-
-    Args:
-        path: the .npz file with the arrays `class_ids` and `cams`.
-
-    Returns:
-        class_ids (C,) int64 and cams (C, H, W) float32 in [0, 1].
+    """Read one image's CAMs, as `save_cams` wrote them: class_ids (C,) int64 and cams (C, H, W) float32 in [0, 1].
 
     Raises:
-        InputError: the file is missing, truncated or no .npz.
-        InputError: one of the two arrays is missing.
+        InputError: the file is missing, truncated or no .npz, or lacks one of the two arrays.
         InputError: the arrays do not fit each other, hold NaN, or leave [0, 1].
     """
     raw_ids, raw_cams = _read_npz(Path(path), ("class_ids", "cams"))

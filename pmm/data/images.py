@@ -1,7 +1,4 @@
-"""What every data set offers, and its files: reading and writing images and index masks.
-
-Every refusal is one line that names the file.
-"""
+"""What every data set offers, and its files: images and index masks. A refusal is one line that names the file."""
 
 import os
 from abc import ABC, abstractmethod
@@ -19,34 +16,24 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class SegmentationData(ABC):
-    """A data set: images, image-level labels and, for evaluation only, ground truth.
+    """A data set: images, image-level labels and, for evaluation only, ground truth."""
 
-    Attributes:
-        root: its folder.
-        name: what tables and figures call it.
-        class_names: index 0 is "background", so that a mask value is an index.
-    """
-
-    root: Path
-    name: str
-    class_names: tuple[str, ...]
+    root: Path  # its folder
+    name: str  # what tables and figures call it
+    class_names: tuple[str, ...]  # index 0 is "background", so that a mask value is an index
 
     @abstractmethod
     def ids(self, split: str) -> list[str]:
         """Image ids of a split, at least one, in the order of the file that lists them.
 
         Raises:
-            InputError: no such split (the message lists those that exist), or the file that lists it is malformed.
-            InputError: the split is empty, names an image twice, or names one that does not exist.
+            InputError: no such split (the message lists those that exist), or the file that lists it is malformed,
+                empty, names an image twice, or names one that does not exist.
         """
 
     @abstractmethod
     def image_path(self, image_id: str) -> Path:
-        """Path of an image.
-
-        Raises:
-            InputError: no such image.
-        """
+        """Path of an image; InputError where there is no such image."""
 
     @abstractmethod
     def labels(self, image_id: str) -> tuple[int, ...]:
@@ -61,11 +48,7 @@ class SegmentationData(ABC):
         """Path of the file that `mask` reads, whether it exists or not."""
 
     def image(self, image_id: str) -> np.ndarray:
-        """Pixels of an image, (H, W, 3) uint8 RGB.
-
-        Raises:
-            InputError: no such image, or it cannot be read.
-        """
+        """Pixels of an image, (H, W, 3) uint8 RGB; errors as in `image_path` and `read_image`."""
         return read_image(self.image_path(image_id))
 
     def has_mask(self, image_id: str) -> bool:
@@ -73,15 +56,9 @@ class SegmentationData(ABC):
         return self.mask_source(image_id).is_file()
 
     def mask(self, image_id: str) -> np.ndarray:
-        """Ground truth, for evaluation only: training knows nothing but `labels`.
-
-        Returns:
-            (H, W) uint8, 0 background, 255 unknown.
-
-        Raises:
-            InputError: the mask is missing, no index PNG, of another size, or holds a value that is no class.
-        """
-        return read_mask_of(self.image_path(image_id), self.mask_source(image_id), len(self.class_names))
+        """Ground truth, for evaluation only (training knows nothing but `labels`): see `read_mask`."""
+        image = self.image_path(image_id)
+        return read_mask(self.mask_source(image_id), len(self.class_names), image)
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -108,11 +85,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Return (width, height) of the upright image, from its header alone.
-
-    Raises:
-        InputError: as `read_image`, where the header cannot be read.
-    """
+    """Return (width, height) of the upright image, from its header alone; errors as in `read_image`."""
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
@@ -122,47 +95,33 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return width, height
 
 
-def read_mask(path: str | Path, n_classes: int | None = None) -> np.ndarray:
+def read_mask(path: str | Path, n_classes: int | None = None, image: str | Path | None = None) -> np.ndarray:
     """Read an index mask: the pixel value is the class, whatever the palette shows.
 
     Args:
         path: a PNG of mode P (palette) or L (grayscale).
         n_classes: number of classes with the background; defaults to accepting every value.
+        image: file of the mask's image, whose upright size it must have; defaults to accepting every size.
 
     Returns:
         (H, W) uint8, 0 background, 255 unknown.
 
     Raises:
-        InputError: the file is missing or cannot be decoded.
-        InputError: the file is not an index mask, for example RGB.
-        InputError: a value is neither a class (0 .. n_classes-1) nor 255.
+        InputError: the file is missing, cannot be decoded, is no index mask (for example RGB) or of another size,
+            or a value is neither a class (0 .. n_classes-1) nor 255.
     """
-    image = _decode(path, upright=False)
-    if image.mode not in ("P", "L"):
-        raise InputError(f"{path}: found mode {image.mode}; a mask is an index PNG (mode P or L), one class a value")
-    mask = np.array(image)
-    if n_classes is not None:
-        values = np.unique(mask)
-        wrong = values[(values >= n_classes) & (values != IGNORE_INDEX)]
-        if wrong.size:
-            listed = ", ".join(map(str, wrong[:8])) + (", ..." if wrong.size > 8 else "")
-            raise InputError(
-                f"{path}: found {listed}; a mask holds 0 to {n_classes - 1}, or {IGNORE_INDEX} for unknown"
-            )
-    return mask
-
-
-def read_mask_of(image_path: Path, mask_path: Path, n_classes: int) -> np.ndarray:
-    """Read the mask of an image as `read_mask` does, and check by the image's header that both have one size.
-
-    Raises:
-        InputError: as `read_mask`, or the mask is not as large as the upright image.
-    """
-    mask = read_mask(mask_path, n_classes)
-    width, height = image_size(image_path)
-    if mask.shape != (height, width):
-        found = f"{mask.shape[1]} x {mask.shape[0]} px"
-        raise InputError(f"{mask_path}: found {found}, its image has {width} x {height}; give the mask that size")
+    picture = _decode(path, upright=False)
+    if picture.mode not in ("P", "L"):
+        raise InputError(f"{path}: found mode {picture.mode}; a mask is an index PNG (mode P or L), one class a value")
+    mask = np.array(picture)
+    values = np.unique(mask)
+    wrong = values[(values >= (256 if n_classes is None else n_classes)) & (values != IGNORE_INDEX)]
+    if wrong.size:
+        listed = ", ".join(map(str, wrong[:8])) + (", ..." if wrong.size > 8 else "")
+        raise InputError(f"{path}: found {listed}; a mask holds 0 to {n_classes - 1}, or {IGNORE_INDEX} for unknown")
+    if image is not None and picture.size != (size := image_size(image)):
+        found = f"{picture.width} x {picture.height} px"
+        raise InputError(f"{path}: found {found}, its image has {size[0]} x {size[1]}; give the mask that size")
     return mask
 
 
@@ -192,33 +151,26 @@ def write_jpeg(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
     """Write an RGB image as a JPEG; the file appears complete or not at all.
 
     Args:
-        path: the file to write; its folder is made.
-        image: (H, W, 3) uint8 RGB.
+        path: as in `write_mask`.
+        image: (H, W, 3) uint8 RGB; InputError for anything else.
         quality: JPEG quality in [1, 100].
-
-    Raises:
-        InputError: `image` is not (H, W, 3) uint8.
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or not image.size or image.dtype != np.uint8:
         raise InputError(f"image: found {image.dtype} of shape {image.shape}; give (H, W, 3) uint8")
-    picture = Image.fromarray(image)
     with whole_file(Path(path)) as file:
-        picture.save(file, format="JPEG", quality=quality)
+        Image.fromarray(image).save(file, format="JPEG", quality=quality)
 
 
 @lru_cache(maxsize=1)
 def voc_palette() -> np.ndarray:
     """Return the VOC colour map: the bits of the class, three at a time, become the high bits of R, G, B.
 
-    Returns:
-        (256, 3) uint8, read-only: black background, 255 in the pale colour of the VOC outlines.
+    (256, 3) uint8, read-only: black background, 255 in the pale colour of the VOC outlines.
     """
-    index = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            palette[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    channel, bit = np.ogrid[:3, :8]
+    bits = np.arange(256)[:, None, None] >> (3 * bit + channel) & 1  # (256, 3, 8)
+    palette = (bits << (7 - bit)).sum(2).astype(np.uint8)
     palette.setflags(write=False)
     return palette
 

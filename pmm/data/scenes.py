@@ -16,21 +16,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from tqdm.auto import tqdm
 
 from pmm.data.images import write_jpeg, write_mask
-from pmm.data.voc import VOCData
+from pmm.data.layouts import VOCData
 from pmm.errors import InputError
+from pmm.files import write_text
 from pmm.method import IGNORE_INDEX
 from pmm.threads import map_images
 
-SCENE_CLASSES = (
+SCENE_CLASSES = (  # the position is the mask value
     *("background", "arthropod", "bird", "fish", "flower", "fruit"),
     *("hoofed", "instrument", "small_mammal", "vehicle"),
 )
-"""Class names; the position is the mask value."""
-
 SPLITS = ("train", "val")
 MATERIAL = Path(__file__).parent / "sample_scenes"
 
@@ -42,47 +41,47 @@ _MAX_ENLARGEMENT = 2.2
 _MIN_VISIBLE_SHARE = 0.3  # of an object's pixels inside the frame; else the scene is composed anew
 _MIN_VISIBLE_AREA = 0.001  # of the frame
 _MAX_TRIES = 1000
+_LIMITS = {"n_train": (1, 10**6), "n_val": (1, 10**6), "width": (32, 4096), "height": (32, 4096), "seed": (0, 2**63)}
 
 
 class SceneObject(NamedTuple):
-    """One object of a scene: class name, cut-out file, and whether the frame or another object cuts it."""
+    """One object of a scene."""
 
     class_name: str
-    cutout: str
-    truncated: bool
+    cutout: str  # file
+    truncated: bool  # cut by the frame or another object
 
 
 class Scene(NamedTuple):
-    """A composed scene.
+    """A composed scene."""
 
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        instances: (H, W) uint8, 0 background, i the i-th of `objects`, later ones in front.
-        objects: what the scene shows, from back to front.
-    """
-
-    image: np.ndarray
-    instances: np.ndarray
-    objects: tuple[SceneObject, ...]
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    instances: np.ndarray  # (H, W) uint8, 0 background, i the i-th of `objects`
+    objects: tuple[SceneObject, ...]  # from back to front
 
 
+@lru_cache(maxsize=1)
 def split_objects() -> dict[str, dict[str, tuple[str, ...]]]:
     """Divide the objects of every class: a quarter, at least two, for validation, the others for training.
 
     The order is that of a hash of the name: fixed for good, whatever the seed and the number of scenes.
 
     Returns:
-        split ("train", "val") -> class name -> cut-out file names.
+        split ("train", "val") -> class name -> cut-out file names; one object for all callers, leave it as it is.
     """
-    return {split: dict(_objects_of(split)) for split in SPLITS}
+    parts: dict[str, dict[str, tuple[str, ...]]] = {split: {} for split in SPLITS}
+    for name in SCENE_CLASSES[1:]:
+        files = [path.name for path in (MATERIAL / "cutouts" / name).glob("*.webp")]
+        files.sort(key=lambda file, name=name: hashlib.sha256(f"{name}/{file}".encode()).hexdigest())
+        n_val = max(2, round(len(files) / 4))
+        parts["val"][name], parts["train"][name] = tuple(files[:n_val]), tuple(files[n_val:])
+    return parts
 
 
 def compose_scene(split: str, index: int, *, width: int = 320, height: int = 240, seed: int = 0) -> Scene:
-    """Compose one scene in memory.
+    """Compose scene number `index` (from 0) of a split, "train" or "val", in memory.
 
     Args:
-        split: "train" or "val".
-        index: number of the scene, from 0.
         width, height: in pixels.
         seed: of the set.
 
@@ -90,20 +89,15 @@ def compose_scene(split: str, index: int, *, width: int = 320, height: int = 240
         InputError: the frame has a shape into which no objects fit.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    cutouts = _objects_of(split)
     for _ in range(_MAX_TRIES):
-        scene = _try_scene(rng, cutouts, (width, height))
+        scene = _try_scene(rng, split_objects()[split], (width, height))
         if scene is not None:
             return scene
     raise InputError(f"width, height: no objects fit into {width} x {height} px; try a larger or squarer frame")
 
 
 def scene_mask(scene: Scene) -> np.ndarray:
-    """Class mask of a scene, with the outline that VOC draws around every object.
-
-    Returns:
-        (H, W) uint8: 0 background, class ids, and 255 on the two pixels along every object's edge.
-    """
+    """Class mask of a scene, (H, W) uint8: 0 background, class ids, 255 on the two pixels along an object's edge."""
     class_ids = [0, *(SCENE_CLASSES.index(obj.class_name) for obj in scene.objects)]
     mask = np.array(class_ids, np.uint8)[scene.instances]
     mask[_edges(scene.instances)] = IGNORE_INDEX
@@ -114,10 +108,7 @@ class ScenesData(VOCData):
     """Composed sample scenes, read through their VOC layout but never called VOC.
 
     Args:
-        root: the folder that `compose_scenes` wrote.
-
-    Raises:
-        InputError: the folder holds no composed scenes.
+        root: the folder that `compose_scenes` wrote; InputError where it holds no scenes.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -153,7 +144,9 @@ def compose_scenes(
     """
     root = Path(root).absolute()
     record = {"n_train": n_train, "n_val": n_val, "width": width, "height": height, "seed": seed}
-    _check_numbers(record)
+    for key, (low, high) in _LIMITS.items():
+        if type(record[key]) is not int or not low <= record[key] <= high:
+            raise InputError(f"{key}: found {record[key]!r}; give a whole number from {low} to {high}")
     _check_replaceable(root)
     part = root.with_name(f".{root.name}.part")  # left by a killed run: nobody else uses this name
     shutil.rmtree(part, ignore_errors=True)
@@ -167,21 +160,18 @@ def compose_scenes(
 
 
 def _write_set(root: Path, record: dict[str, int], n_jobs: int, progress: bool) -> None:
-    """Write scenes, lists and names."""
     names = [(split, index) for split in SPLITS for index in range(record[f"n_{split}"])]
-    for folder in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
     size = {key: record[key] for key in ("width", "height", "seed")}
     work = map_images(partial(_write_scene, root, size), names, workers=n_jobs, processes=True)
     for _ in tqdm(work, total=len(names), desc="scenes", unit="scene", disable=not progress):
         pass
     for split in SPLITS:
         lines = "".join(f"{_scene_id(split, i)}\n" for s, i in names if s == split)
-        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(lines, encoding="utf-8", newline="\n")
-    (root / "classes.txt").write_text("\n".join(SCENE_CLASSES) + "\n", encoding="utf-8", newline="\n")
-    shutil.copy(MATERIAL / "NOTICE.md", root / "NOTICE.md")
-    shutil.copy(MATERIAL / "COPYING", root / "COPYING")
-    (root / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8", newline="\n")
+        write_text(root / "ImageSets" / "Segmentation" / f"{split}.txt", lines)
+    write_text(root / "classes.txt", "\n".join(SCENE_CLASSES) + "\n")
+    for name in ("NOTICE.md", "COPYING"):
+        shutil.copy(MATERIAL / name, root / name)
+    write_text(root / _RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def _scene_id(split: str, index: int) -> str:
@@ -190,25 +180,23 @@ def _scene_id(split: str, index: int) -> str:
 
 def _write_scene(root: Path, size: dict[str, int], which: tuple[str, int]) -> None:
     """Compose and write one scene: image, mask and annotation."""
-    scene = compose_scene(*which, **size)
-    name = _scene_id(*which)
+    scene, name = compose_scene(*which, **size), _scene_id(*which)
     write_jpeg(root / "JPEGImages" / f"{name}.jpg", scene.image, quality=95)
     write_mask(root / "SegmentationClass" / f"{name}.png", scene_mask(scene))
-    tree = ElementTree.ElementTree(_element("annotation", _annotation(scene, name)))
+    tree = _element("annotation", _annotation(scene, name))
     ElementTree.indent(tree)
-    tree.write(root / "Annotations" / f"{name}.xml", encoding="utf-8")
+    write_text(root / "Annotations" / f"{name}.xml", ElementTree.tostring(tree, encoding="unicode"))
 
 
 def _annotation(scene: Scene, name: str) -> list[tuple[str, object]]:
     """VOC's XML as nested pairs: every object with its class and the box around its visible pixels, counted from 1."""
-    height, width = scene.instances.shape
     objects = []
     for number, obj in enumerate(scene.objects, start=1):
-        rows, columns = np.nonzero(scene.instances == number)
-        corners = {"xmin": columns.min(), "ymin": rows.min(), "xmax": columns.max(), "ymax": rows.max()}
-        entry = {"name": obj.class_name, "cutout": obj.cutout, "truncated": int(obj.truncated), "difficult": 0}
-        box = [(key, value + 1) for key, value in corners.items()]
-        objects.append(("object", [*entry.items(), ("bndbox", box)]))
+        rows, columns = (axis + 1 for axis in np.nonzero(scene.instances == number))
+        box = [("xmin", columns.min()), ("ymin", rows.min()), ("xmax", columns.max()), ("ymax", rows.max())]
+        facts = [("name", obj.class_name), ("cutout", obj.cutout), ("truncated", int(obj.truncated)), ("difficult", 0)]
+        objects.append(("object", [*facts, ("bndbox", box)]))
+    height, width = scene.instances.shape
     size = [("width", width), ("height", height), ("depth", 3)]
     return [("folder", "sample scenes"), ("filename", f"{name}.jpg"), ("segmented", 1), ("size", size), *objects]
 
@@ -223,16 +211,7 @@ def _element(tag: str, content: object) -> ElementTree.Element:
     return element
 
 
-def _check_numbers(record: dict[str, int]) -> None:
-    """Refuse numbers out of range, by name."""
-    limits = {"n_train": (1, 1_000_000), "n_val": (1, 1_000_000), "width": (32, 4096), "height": (32, 4096)}
-    for name, (low, high) in {**limits, "seed": (0, 2**63)}.items():
-        if isinstance(record[name], bool) or not isinstance(record[name], int) or not low <= record[name] <= high:
-            raise InputError(f"{name}: found {record[name]!r}; give a whole number from {low} to {high}")
-
-
 def _check_replaceable(root: Path) -> None:
-    """Refuse to replace anything but scenes."""
     if root.is_dir() and not (root / _RECORD).is_file() and any(root.iterdir()):
         raise InputError(f"{root}: holds files that are no sample scenes; name a new or an empty folder")
     if root.exists() and not root.is_dir():
@@ -258,18 +237,6 @@ def _try_scene(rng: np.random.Generator, cutouts: dict[str, tuple[str, ...]], si
         return None
     objects = (SceneObject(*pair, bool(cut)) for pair, cut in zip(chosen, visible < whole, strict=True))
     return Scene(np.array(canvas.convert("RGB")), instances, tuple(objects))
-
-
-@lru_cache(maxsize=len(SPLITS))
-def _objects_of(split: str) -> dict[str, tuple[str, ...]]:
-    """Class name -> cut-out file names of one split; never changed by its users."""
-    chosen = {}
-    for name in SCENE_CLASSES[1:]:
-        files = [path.name for path in (MATERIAL / "cutouts" / name).glob("*.webp")]
-        files.sort(key=lambda file, name=name: hashlib.sha256(f"{name}/{file}".encode()).hexdigest())
-        n_val = max(2, round(len(files) / 4))
-        chosen[name] = tuple(files[:n_val] if split == "val" else files[n_val:])
-    return chosen
 
 
 def _too_hidden(instances: np.ndarray, visible: np.ndarray, inside: np.ndarray) -> bool:
@@ -330,7 +297,6 @@ def _offset(rng: np.random.Generator, side: int, room: int) -> int:
 
 
 def _jitter(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Jitter brightness, contrast and saturation."""
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = enhance(image).enhance(rng.uniform(0.75, 1.25))
     return image
@@ -350,10 +316,6 @@ def _load(name: str) -> Image.Image:
 
 def _edges(instances: np.ndarray) -> np.ndarray:
     """(H, W) bool: pixels with another instance among their eight neighbours, two pixels wide at an edge."""
-    padded = np.pad(instances, 1, mode="edge")
-    height, width = instances.shape
-    edges = np.zeros(instances.shape, bool)
-    for dy in range(3):
-        for dx in range(3):
-            edges |= padded[dy : dy + height, dx : dx + width] != instances
-    return edges
+    image = Image.fromarray(instances)
+    highest, lowest = image.filter(ImageFilter.MaxFilter(3)), image.filter(ImageFilter.MinFilter(3))
+    return np.asarray(highest) != np.asarray(lowest)

@@ -14,19 +14,12 @@ from pmm.method import IGNORE_INDEX
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a training image.
+    """What happens to a training image."""
 
-    Args:
-        crop: height and width of the result, pixels.
-        scale: smallest and largest random scale factor.
-        colour: largest relative change of brightness, contrast and saturation; 0 leaves colours alone.
-        erase: largest side of one erased rectangle as a share of the crop; 0 erases nothing.
-    """
-
-    crop: tuple[int, int]
-    scale: tuple[float, float] = (1.0, 1.0)
-    colour: float = 0.0
-    erase: float = 0.0
+    crop: tuple[int, int]  # height and width of the result, pixels
+    scale: tuple[float, float] = (1.0, 1.0)  # smallest and largest random factor
+    colour: float = 0.0  # largest relative change of brightness, contrast and saturation; 0 leaves colours alone
+    erase: float = 0.0  # largest side of one erased rectangle as a share of the crop; 0 erases nothing
 
 
 def augment(
@@ -35,10 +28,8 @@ def augment(
     """Scale, crop, mirror and recolour an image, and its mask alike.
 
     Args:
-        image: (H,W,3) uint8.
-        mask: (H,W) uint8 or None.
-        settings: what to draw from.
-        rng: the only source of chance.
+        image, mask: (H,W,3) uint8; (H,W) uint8 or None.
+        settings, rng: what to draw from, and the only source of chance.
 
     Returns:
         Image (3,h,w) uint8 and mask (h,w) uint8 or None, at the crop's size; what lies outside the
@@ -69,17 +60,18 @@ def random_crop(
     picture: Tensor, target: Tensor | None, crop: Sequence[int], rng: np.random.Generator
 ) -> tuple[Tensor, Tensor | None]:
     """Cut a random window of the crop's size; smaller pictures are placed at random inside it."""
-    shift = [int(rng.integers(0, abs(have - want) + 1)) for have, want in zip(picture.shape[1:], crop, strict=True)]
-    inside, outside = [], []
-    for have, want, first in zip(picture.shape[1:], crop, shift, strict=True):
-        inside.append(slice(first, first + want) if have > want else slice(0, have))
-        outside.append(slice(0, want) if have > want else slice(first, first + have))
+    inside, outside = [slice(None)], [slice(None)]  # windows of the picture and of the canvas, all channels
+    for have, want in zip(picture.shape[1:], crop, strict=True):
+        first, whole = int(rng.integers(0, abs(have - want) + 1)), slice(None)
+        part = slice(first, first + min(have, want))
+        inside.append(part if have > want else whole)
+        outside.append(whole if have > want else part)
     canvas = picture.float().mean((1, 2)).to(torch.uint8)[:, None, None].repeat(1, *crop)
-    canvas[:, outside[0], outside[1]] = picture[:, inside[0], inside[1]]
+    canvas[tuple(outside)] = picture[tuple(inside)]
     if target is None:
         return canvas, None
     labels = torch.full((1, *crop), IGNORE_INDEX, dtype=torch.uint8)
-    labels[:, outside[0], outside[1]] = target[:, inside[0], inside[1]]
+    labels[tuple(outside)] = target[tuple(inside)]
     return canvas, labels
 
 

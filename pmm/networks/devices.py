@@ -5,25 +5,19 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
 
 from pmm.errors import InputError
 
-Statistics = tuple[list[float], list[float]]
-"""Mean and standard deviation of a model's input, a value a channel, for pixels in [0,1]."""
-
+Statistics = tuple[list[float], list[float]]  # mean and deviation of a model's input, a channel each, pixels in [0,1]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the named device; `auto` takes a GPU where there is one.
-
-    Raises:
-        InputError: the named device is not there.
-    """
+    """Return the named device, InputError where it is not there; `auto` takes a GPU where there is one."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there))
@@ -56,14 +50,11 @@ def keep_freed_memory() -> None:
     By default every block above 32 MiB goes back to the system and is cleared page by page at the next
     request, which was measured at a third of a training step's time. Other systems are left alone.
     """
-    if sys.platform != "linux":
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-    except (OSError, AttributeError):
-        return  # not glibc: slower, not wrong
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # not glibc: slower, not wrong
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+            libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 @contextmanager

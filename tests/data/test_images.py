@@ -12,7 +12,6 @@ from pmm.data.images import (
     index_images,
     read_image,
     read_mask,
-    read_mask_of,
     voc_palette,
     write_jpeg,
     write_mask,
@@ -101,8 +100,8 @@ def test_mask_of_a_turned_image_has_the_upright_size(tmp_path):
     image = saved(tmp_path, Image.fromarray(NOISE), "a.jpg", exif=exif)
     write_mask(tmp_path / "upright.png", np.zeros((9, 6), np.uint8))
     write_mask(tmp_path / "lying.png", np.zeros((6, 9), np.uint8))
-    assert read_mask_of(image, tmp_path / "upright.png", 2).shape == (9, 6)
-    message = refusal(read_mask_of, image, tmp_path / "lying.png", 2)
+    assert read_mask(tmp_path / "upright.png", 2, image).shape == (9, 6)
+    message = refusal(read_mask, tmp_path / "lying.png", 2, image)
     assert "lying.png" in message and "9 x 6" in message and "6 x 9" in message
 
 
