@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from pmm.data.coco import COCOData
+from pmm.data.folder import FolderData
 from pmm.data.images import SegmentationData
-from pmm.data.layouts import COCOData, FolderData, VOCData
 from pmm.data.scenes import ScenesData
+from pmm.data.voc import VOCData
 from pmm.errors import InputError
 
 __all__ = ["SegmentationData", "open_dataset"]

@@ -20,7 +20,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from tqdm.auto import tqdm
 
 from pmm.data.images import write_jpeg, write_mask
-from pmm.data.layouts import VOCData
+from pmm.data.voc import VOCData
 from pmm.errors import InputError
 from pmm.files import write_text
 from pmm.method import IGNORE_INDEX

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pmm.data import SegmentationData, open_dataset
+from pmm.data.coco import COCOData
 from pmm.data.images import write_jpeg
-from pmm.data.layouts import COCOData
 from pmm.errors import InputError, MissingDependency
 
 MINICOCO = Path(__file__).resolve().parents[3] / "shared" / "minicoco"

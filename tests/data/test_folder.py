@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pmm.data import SegmentationData, open_dataset
+from pmm.data.folder import FolderData
 from pmm.data.images import write_jpeg, write_mask
-from pmm.data.layouts import FolderData
 from pmm.errors import InputError
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pmm.data import SegmentationData, open_dataset
 from pmm.data.images import write_jpeg, write_mask
-from pmm.data.layouts import VOC_CLASSES, VOCData, read_class_names
+from pmm.data.voc import VOC_CLASSES, VOCData, read_class_names
 from pmm.errors import InputError
 
 MINIVOC = Path(__file__).resolve().parents[3] / "shared" / "minivoc"

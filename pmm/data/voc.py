@@ -1,0 +1,165 @@
+"""Pascal VOC 2012, and any data set in its folder layout; and what the readers of labels share."""
+
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Collection
+from functools import cached_property
+from pathlib import Path
+
+from pmm.data.images import SegmentationData, index_images
+from pmm.errors import InputError
+from pmm.method.cam import MAX_CLASS_ID
+
+VOC_CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
+    "tvmonitor",
+)
+
+_VOC_PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "*/VOCdevkit/VOC2012", "..")
+_VOC_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913}
+
+
+class VOCData(SegmentationData):
+    """A data set in the VOC layout: images, image-level labels from the XML files, masks for evaluation.
+
+    Its classes are VOC's 20, or those of classes.txt in the folder with JPEGImages, which becomes `root`.
+
+    Args:
+        root: the VOC2012 folder, the VOCdevkit folder or the folder that holds it.
+        name: what tables and figures call the set; defaults to "VOC 2012" where a split has the official number of
+            images (a number measured on a part of VOC is not VOC's), and to "VOC-format set" otherwise.
+
+    Raises:
+        InputError: no folder in the VOC layout is found, or classes.txt is wrong.
+    """
+
+    def __init__(self, root: str | Path, name: str | None = None) -> None:
+        self.root = _find_root(Path(root))
+        listed = self.root / "classes.txt"
+        self.class_names = read_class_names(listed) if listed.is_file() else VOC_CLASSES
+        self.name = name or ("VOC 2012" if self._is_official() else "VOC-format set")
+
+    def ids(self, split: str) -> list[str]:
+        """As in `SegmentationData`; a split is a file in ImageSets/Segmentation: "train", "val", "train_aug" ..."""
+        path = self._list(split)
+        if not path.is_file():
+            found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
+            raise InputError(f"{path}: no split {split!r}; splits that exist: {found}")
+        ids = [_first_stem(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        check_ids(ids, self._images, split, path)
+        return ids
+
+    def image_path(self, image_id: str) -> Path:
+        """As in `SegmentationData`: the file in JPEGImages."""
+        if image_id not in self._images:
+            raise InputError(f"{self.root / 'JPEGImages'}: no image {image_id!r}; add it or correct the id")
+        return self._images[image_id]
+
+    def mask_source(self, image_id: str) -> Path:
+        """As in `SegmentationData`: VOC's mask, or that of the augmented set (SBD) where VOC has none."""
+        path = self.root / "SegmentationClass" / f"{image_id}.png"
+        augmented = self.root / "SegmentationClassAug" / path.name
+        return augmented if augmented.is_file() and not path.is_file() else path
+
+    def labels(self, image_id: str) -> tuple[int, ...]:
+        """As in `SegmentationData`: the classes of the objects in the XML file, those marked difficult included.
+
+        InputError where the XML file is missing, malformed, has a DOCTYPE, or names an unknown class.
+        """
+        path = self.root / "Annotations" / f"{image_id}.xml"
+        names = {(obj.findtext("name") or "").strip() for obj in _parse_xml(path).iter("object")}
+        return class_ids_of(names, self.class_names, path)
+
+    @cached_property
+    def _images(self) -> dict[str, Path]:
+        return index_images(self.root / "JPEGImages")
+
+    def _list(self, split: str) -> Path:
+        return self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+    def _is_official(self) -> bool:
+        lists = ((self._list(split), n) for split, n in _VOC_SPLITS.items())
+        return self.class_names == VOC_CLASSES and any(
+            path.is_file() and len(path.read_bytes().split()) == n for path, n in lists
+        )
+
+
+def _find_root(root: Path) -> Path:
+    """The folder with JPEGImages at, below or (for JPEGImages itself) above `root`."""
+    for place in _VOC_PLACES:
+        for folder in sorted(root.glob(place)) if "*" in place else [root / place]:
+            if (folder / "JPEGImages").is_dir() and (place != ".." or root.name == "JPEGImages"):
+                return folder.resolve() if place == ".." else folder
+    found = "no such folder" if not root.is_dir() else "no JPEGImages in it, in VOC2012/ or in VOCdevkit/VOC2012/"
+    wanted = "JPEGImages, Annotations, ImageSets/Segmentation and SegmentationClass"
+    raise InputError(f"{root}: {found}; name the folder that holds {wanted}")
+
+
+def _first_stem(line: str) -> str:
+    """The id on a line of a split: some lists name the image's path and the mask's path."""
+    path = Path(line.split()[0])
+    return path.stem if path.suffix.lower() in (".jpg", ".jpeg", ".png") else path.name
+
+
+def _parse_xml(path: Path) -> ElementTree.Element:
+    """Parse an annotation; a DOCTYPE is refused, since its entities can grow without bound."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        if "\0" in text:  # expat would take it for UTF-16 and find a DOCTYPE that the check below cannot see
+            raise ValueError("found a zero byte")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; image-level labels are read from it") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); write VOC's XML in UTF-8") from None
+    if "<!DOCTYPE" in text.upper():
+        raise InputError(f"{path}: found a DOCTYPE; VOC's annotations have none, remove it")
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise InputError(f"{path}: not valid XML ({error}); write the annotation anew") from None
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Read class names, one a line; "background" is put first unless it stands there.
+
+    InputError where the file is no text, has no class, a class twice, or more than 254.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); write one class name a line, UTF-8") from None
+    return with_background([line.strip() for line in lines if line.strip()], path)
+
+
+def with_background(names: list[str], path: Path) -> tuple[str, ...]:
+    """Put "background" first unless it stands there, and check the names, which come from the file `path`."""
+    names = names[1:] if names[:1] == ["background"] else names
+    twice = sorted({name for name in names if names.count(name) > 1 or name == "background"})
+    if twice:
+        raise InputError(f"{path}: found {twice[0]!r} twice or in the wrong place; name each class once")
+    if not 1 <= len(names) <= MAX_CLASS_ID:
+        raise InputError(f"{path}: found {len(names)} classes; an index mask holds 1 to {MAX_CLASS_ID}")
+    return ("background", *names)
+
+
+def class_ids_of(names: Collection[str], class_names: tuple[str, ...], path: Path) -> tuple[int, ...]:
+    """Sorted class ids of the names found in the file `path`, each of which must be a class."""
+    unknown = sorted(set(names) - set(class_names[1:]))
+    if unknown:
+        known = ", ".join(class_names[1:6]) + (", ..." if len(class_names) > 6 else "")
+        raise InputError(f"{path}: found unknown class {unknown[0]!r}; the classes are {known}")
+    return tuple(sorted(map(class_names.index, names)))
+
+
+def check_ids(ids: list[str], known: Collection[str], split: str, path: Path) -> None:
+    """Check that a split, which `path` lists, has images, each once and each among the `known` that exist."""
+    if not ids:
+        raise InputError(f"{path}: split {split!r} lists no image; write one image id a line")
+    missing = [image_id for image_id in ids if image_id not in known]
+    if missing:
+        count = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise InputError(f"{path}: split {split!r} names image {missing[0]!r}{count} that does not exist; add it")
+    twice, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"{path}: split {split!r} names image {twice!r} twice; remove one line")
