@@ -139,8 +139,8 @@ def draw_text(axis: Axes, x: float, y: float, text: str, ground: Sequence[float]
 def draw_cells(axis: Axes, colours: np.ndarray, texts: Sequence[Sequence[str]], size: float, **more: Any) -> None:
     """Draw a (rows, columns, 3 or 4) array of colours in 0..1 as cells, each with its text; `more` is for `imshow`."""
     axis.imshow(colours, **more)
-    for row, line in enumerate(texts):
-        for column, text in enumerate(line):
+    for (row, column), text in np.ndenumerate(np.asarray(texts)):
+        if text:
             draw_text(axis, column, row, text, colours[row, column], size)
 
 
