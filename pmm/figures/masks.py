@@ -195,7 +195,7 @@ def changes_figure(experiment: Experiment, first: str, last: str, image_ids: Seq
 
 
 def story_figure(experiment: Experiment, image_id: str, model: str) -> CaptionedFigure:
-    """Walk one training image through all stages: image, CAM, smoothed CAM, mask, prediction of `model`, ground truth."""
+    """Walk a training image through all stages: image, CAM, smoothed, mask, prediction of `model`, ground truth."""
     p, data, (_, cam) = experiment.params, experiment.data, experiment.cam(image_id)
     panels = [
         ("label: " + label_names(data, image_id).replace(", ", ",\n"), data.image(image_id)),
