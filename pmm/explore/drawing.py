@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pmm.figures.palette import LINES, palette, text_colour
-from pmm.figures.style import HEAT, figure_html, keep
+from pmm.figures.style import HEAT, LINES, figure_html, keep, palette, text_colour
 from pmm.method import IGNORE_INDEX
 from pmm.run.folder import RunFolder
 

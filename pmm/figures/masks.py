@@ -18,20 +18,14 @@ from pmm.method.smoothing import smooth_cam
 if TYPE_CHECKING:  # its import brings torch
     from pmm.run.experiment import Experiment
 
-MARK_RGB = (213, 94, 0)
-"""Vermilion of Okabe and Ito: no class has it, so it always means "look here"."""
+MARK_RGB = (213, 94, 0)  # vermilion of Okabe and Ito: no class has it, so it always means "look here"
 STEP_TITLES = ("CAM X(n)", "smoothed X(s)", "posterior of the class's CRF", "X(m) * P, over its maximum")
 
 
 def highlight(image: np.ndarray, *marks: tuple[np.ndarray, Sequence[int]]) -> np.ndarray:
-    """Paint chosen pixels over a pale grey copy of the image.
+    """Paint pixels over a pale grey copy of a (H, W, 3) uint8 image, which comes back.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        marks: pairs of (H, W) bool and a colour 0..255; later ones lie on top.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    Each mark is a (H, W) bool and a colour 0..255; later ones lie on top.
     """
     grey = np.asarray(image, dtype=np.float32).mean(axis=-1, keepdims=True)
     painted = np.repeat(110 + 0.5 * grey, 3, axis=-1)
@@ -62,9 +56,7 @@ def pick_examples(experiment: Experiment, count: int = 4, classes: int = 2) -> l
 def mask_rows(data: SegmentationData, rows: Mapping[str, Mapping[str, np.ndarray]]) -> CaptionedFigure:
     """Draw a row for each image: the image, its masks, and its ground truth if there is one.
 
-    Args:
-        data: gives images and ground truth.
-        rows: image id -> title -> (H, W) uint8 mask or (H, W, 3) uint8 image, as many in each row.
+    `rows` maps an image id to titles and (H, W) uint8 masks or (H, W, 3) uint8 images, as many in each row.
     """
     drawn = [
         [("image", data.image(image_id)), *masks.items(), *ground_truth_panel(data, image_id)]
@@ -80,8 +72,7 @@ def background_figure(image: np.ndarray, cam: np.ndarray, alphas: Sequence[float
     """Draw an image, its strongest activation and its background score for each alpha; (C, H, W) cam in [0, 1]."""
     scores = [(f"background, alpha {alpha:g}", background_score(cam, alpha)) for alpha in alphas]
     panels = [("image", image), ("strongest CAM", cam.max(axis=0)), *scores]
-    figure = heat_row(panels, columns=3, label="activation, score")
-    return figure.say("Background score of one image for several alpha.")
+    return heat_row(panels, 3, "activation, score").say("Background score of one image for several alpha.")
 
 
 @styled
@@ -91,10 +82,7 @@ def ppmg_figure(
     """Draw Algorithm 1 on one image: one row a class, from its CAM to its share, then the mask.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        cam: (C, H, W) float in [0, 1], the CAM X(n).
-        class_ids: (C,) mask values of the channels.
-        steps: what `pmm.method.pseudo_mask.ppmg_steps` returned for them.
+        image, cam, class_ids: as in `pmm.method.pseudo_mask.ppmg_steps`, which returned the `steps` for them.
         class_names: index is the mask value.
     """
     share = steps.foreground * steps.proportion
@@ -132,8 +120,7 @@ def variants_figure(data: SegmentationData, image_id: str, masks: Mapping[str, n
     """Draw two masks of an image, see `variant_masks`, and where they differ."""
     differ = disagreement(*masks.values())
     marked = highlight(data.image(image_id), (thicken(differ), MARK_RGB))  # a single pixel would be too small to see
-    title = "pixels that differ"
-    figure = image_row([*masks.items(), (title, marked)], data.class_names, columns=3)
+    figure = image_row([*masks.items(), ("pixels that differ", marked)], data.class_names, columns=3)
     return figure.say(
         "The image with most differences: mask by the released code, by the equations, and where they differ "
         "(each such pixel is drawn as 3 x 3).",
@@ -177,14 +164,7 @@ def methods_figure(experiment: Experiment, methods: Mapping[str, str], image_ids
 
 
 def cyclic_figure(experiment: Experiment, teacher: str, masks: str, image_ids: Sequence[str]) -> CaptionedFigure:
-    """Draw a row for each training image: its mask, the prediction without and with the filter, ground truth.
-
-    Args:
-        experiment: the run.
-        teacher: name of a trained segmentation model.
-        masks: what it learned from.
-        image_ids: training images.
-    """
+    """Draw a row a training image: its mask, what a model named `teacher` learned from, and its predictions."""
     rows = {
         image_id: {
             f"round 0: {masks}": experiment.pseudo_mask(masks, image_id),
@@ -207,18 +187,13 @@ def changes_figure(experiment: Experiment, first: str, last: str, image_ids: Seq
         marked = highlight(image, (disagreement(before, after), MARK_RGB))
         titles = ("image", "round 0", "last round", "changed pixels")
         panels += zip(titles, (image, before, after, marked), strict=True)
-    figure = image_row(panels, data.class_names)
-    return figure.say("Masks of round 0 and of the last round, and the pixels that changed, in orange.")
+    return image_row(panels, data.class_names).say(
+        "Masks of round 0 and of the last round, and the pixels that changed, in orange."
+    )
 
 
 def story_figure(experiment: Experiment, image_id: str, model: str) -> CaptionedFigure:
-    """Walk one training image through all stages: image, CAM, smoothed CAM, pseudo-mask, prediction, ground truth.
-
-    Args:
-        experiment: the run, whose stages are finished.
-        image_id: of a training image.
-        model: name of a trained segmenter.
-    """
+    """Walk a training image through all stages: image, CAM, smoothed, mask, prediction of `model`, ground truth."""
     p, data, (_, cam) = experiment.params, experiment.data, experiment.cam(image_id)
     panels = [
         ("label: " + label_names(data, image_id).replace(", ", ",\n"), data.image(image_id)),

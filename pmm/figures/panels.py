@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -17,8 +18,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from pmm.figures.palette import LINES, class_colour, mask_to_rgb, text_colour
-from pmm.figures.style import HEAT, WIDTH, CaptionedFigure, as_percent, new_figure, spaced, styled, wrap
+from pmm.figures.style import (
+    DASHES,
+    HEAT,
+    LINES,
+    WIDTH,
+    CaptionedFigure,
+    as_percent,
+    class_colour,
+    mask_to_rgb,
+    new_figure,
+    spaced,
+    styled,
+    text_colour,
+    wrap,
+)  # fmt: skip
 from pmm.method import IGNORE_INDEX
 
 Panel = tuple[str, np.ndarray]
@@ -26,18 +40,9 @@ Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 def heat_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay a heat map over the grey image: dark where cold, bright where hot.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        heat: (H, W) float in [0, 1].
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
-    value = np.clip(np.asarray(heat, dtype=np.float32), 0, 1)
+    """Lay a (H, W) float heat map in [0, 1] over the grey of (H, W, 3) uint8 RGB, dark where cold; return such RGB."""
     grey = np.asarray(image, dtype=np.float32).mean(axis=-1, keepdims=True) / 255
-    colour = mpl.colormaps[HEAT](value)[..., :3]
+    colour = mpl.colormaps[HEAT](np.clip(np.asarray(heat, dtype=np.float32), 0, 1))[..., :3]
     return np.round(255 * (0.35 * grey + 0.65 * colour)).astype(np.uint8)
 
 
@@ -48,18 +53,15 @@ def image_row(
     """Draw titled images in rows; the array says how: RGB, mask or heat map.
 
     Args:
-        panels: pairs of title and image: (H, W, 3) uint8 is RGB, (H, W) uint8 or bool a mask in class
-            colours, (H, W) float a heat map whose colours span 0..1.
+        panels: pairs of title and image: (H, W, 3) uint8 is RGB, (H, W) uint8 or bool a mask in class colours,
+            (H, W) float a heat map whose colours span 0..1.
         class_names: index is the mask value; given, masks get names in their regions and a legend.
         columns: images a row, at most.
         heading: title over all.
     """
     columns = min(columns, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    wide = WIDTH / columns
-    titles = [wrap(title, wide - 0.1) for title, _ in panels]
-    lines = max(title.count("\n") + 1 for title in titles)
-    shape = max(np.shape(image)[0] / np.shape(image)[1] for _, image in panels)
+    rows, wide = math.ceil(len(panels) / columns), WIDTH / columns
+    titles, lines, shape = _measured(panels, wide - 0.1)
     height = rows * (shape * wide * 0.97 + 0.3 * lines + 0.1) + 0.4 * bool(heading) + 0.4 * bool(class_names)
     figure, axes = new_figure(rows, columns, height)
     for axis in axes.flat:
@@ -73,6 +75,13 @@ def image_row(
         add_legend(figure, [image for _, image in panels], class_names)
     figure.alt = f"Images: {'; '.join(in_words(*panel, class_names) for panel in panels if panel[0])}."
     return figure
+
+
+def _measured(panels: Sequence[Panel], wide: float) -> tuple[list[str], int, float]:
+    """Return the wrapped titles, the lines of the longest, and the greatest height over width."""
+    titles = [wrap(title, wide) for title, _ in panels]
+    shape = max(np.shape(image)[0] / np.shape(image)[1] for _, image in panels)
+    return titles, max(title.count("\n") + 1 for title in titles), shape
 
 
 def draw_image(axis: Axes, image: np.ndarray, class_names: Sequence[str] = ()) -> None:
@@ -121,19 +130,26 @@ def write_names(axis: Axes, mask: np.ndarray, class_names: Sequence[str]) -> Non
             free[top : top + size[0], left : left + size[1]] = False
             colour = class_colour(value)
             box = {"facecolor": colour, "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
-            style = {"color": text_colour(colour), "ha": "center", "va": "center", "fontsize": 12}
-            axis.text(x, y, spaced(class_names[value]), bbox=box, **style)
+            draw_text(axis, x, y, spaced(class_names[value]), colour, 12, bbox=box)
+
+
+def draw_text(axis: Axes, x: float, y: float, text: str, ground: Sequence[float], size: float, **more: Any) -> None:
+    """Write a text into the middle of x, y, black or white as it reads better on the ground, a colour in 0..1."""
+    axis.text(x, y, text, ha="center", va="center", color=text_colour(ground), fontsize=size, **more)
+
+
+def draw_cells(axis: Axes, colours: np.ndarray, texts: Sequence[Sequence[str]], size: float, **more: Any) -> None:
+    """Draw a (rows, columns, 3 or 4) array of colours in 0..1 as cells, each with its text; `more` is for `imshow`."""
+    axis.imshow(colours, **more)
+    for (row, column), text in np.ndenumerate(np.asarray(texts)):
+        if text:
+            draw_text(axis, column, row, text, colours[row, column], size)
 
 
 def best_place(region: np.ndarray, height: int, width: int) -> tuple[float, float, float]:
-    """Find the box of a given size that holds most of a region.
+    """Find the (height, width) pixel box that holds most of a (H, W) bool region.
 
-    Args:
-        region: (H, W) bool.
-        height, width: of the box, pixels.
-
-    Returns:
-        Centre x, centre y, and the region's share of the box; the share is 0 if the box does not fit.
+    Returns centre x, centre y, and the region's share of the box; the share is 0 if the box does not fit.
     """
     if height > region.shape[0] or width > region.shape[1]:
         return 0.0, 0.0, 0.0
@@ -148,19 +164,12 @@ def add_legend(figure: Figure, images: Sequence[np.ndarray], class_names: Sequen
     values = sorted({v for image in images if _is_mask(image) for v in np.unique(image).tolist()})
     patches = [Patch(facecolor=class_colour(v), edgecolor="0.3", label=_name(v, class_names)) for v in values]
     if patches:
-        columns = min(6, len(patches))
-        figure.legend(handles=patches, loc="outside lower center", ncols=columns, handlelength=1.2)
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), handlelength=1.2)
 
 
 @styled
 def heat_row(panels: Sequence[Panel], columns: int = 4, label: str = "activation") -> CaptionedFigure:
-    """Draw titled images and heat maps with one colour bar for 0..1 at the right.
-
-    Args:
-        panels: pairs of title and (H, W) float heat map or (H, W, 3) uint8 image (overlays, photographs).
-        columns: images a row, at most.
-        label: what the colour bar measures.
-    """
+    """Draw titled images and heat maps as in `image_row`, with one colour bar for 0..1 that measures `label`."""
     figure = image_row(panels, columns=columns)
     scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), HEAT)
     figure.colorbar(scale, ax=figure.axes, label=label, fraction=0.03, pad=0.015, ticks=[0, 0.5, 1])
@@ -175,34 +184,23 @@ def number_grids(grids: Sequence[Panel], digits: int = 2) -> CaptionedFigure:
         grids: pairs of title and (h, w) numbers: uint8 is a mask in class colours, all else a heat map.
         digits: decimals.
     """
-    titles = [wrap(title, min(WIDTH / len(grids), 3.2) - 0.2) for title, _ in grids]
-    lines = max(title.count("\n") + 1 for title in titles)
-    shape = max(np.shape(g)[0] / np.shape(g)[1] for _, g in grids)
     size = min(WIDTH / len(grids), 3.2)
+    titles, lines, shape = _measured(grids, size - 0.2)
     figure, axes = new_figure(1, len(grids), 0.92 * shape * size + 0.3 * lines, width=size * len(grids))
     described = []
     for axis, title, (name, grid) in zip(axes.flat, titles, grids, strict=True):
-        words = _number_grid(axis, np.asarray(grid), digits)
-        described.append(f"{name}: {' / '.join(map(' '.join, words))}")
+        grid = np.asarray(grid)
+        texts = [[f"{value:.{digits}f}" if np.isfinite(value) else "" for value in row] for row in grid]
+        draw_cells(axis, _cell_colours(grid), texts, 16)
+        axis.set_xticks(np.arange(-0.5, grid.shape[1]), labels=[])
+        axis.set_yticks(np.arange(-0.5, grid.shape[0]), labels=[])
+        axis.grid(True, color="0.6", linewidth=2)
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
         axis.set_title(title)
+        described.append(f"{name}: {' / '.join(' '.join(text or 'empty' for text in row) for row in texts)}")
     figure.alt = f"Grids of numbers, row by row. {'; '.join(described)}."
     return figure
-
-
-def _number_grid(axis: Axes, grid: np.ndarray, digits: int) -> list[list[str]]:
-    """Draw one array and return its numbers as text, row by row."""
-    colours = _cell_colours(grid)
-    axis.imshow(colours)
-    axis.set_xticks(np.arange(-0.5, grid.shape[1]), labels=[])
-    axis.set_yticks(np.arange(-0.5, grid.shape[0]), labels=[])
-    axis.grid(True, color="0.6", linewidth=2)
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    for (row, column), value in np.ndenumerate(grid):
-        if np.isfinite(value):
-            ink = text_colour(colours[row, column])
-            axis.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=ink, fontsize=16)
-    return [[f"{value:.{digits}f}" if np.isfinite(value) else "empty" for value in row] for row in grid]
 
 
 def _cell_colours(grid: np.ndarray) -> np.ndarray:
@@ -224,10 +222,9 @@ def histogram(
     """Draw one histogram per series, side by side, with the same axes; marks are labelled vertical lines."""
     figure, axes = new_figure(1, len(series), sharey=True)
     described = []
-    for position, (axis, (label, values)) in enumerate(zip(axes.flat, series.items(), strict=True)):
+    for axis, colour, (label, values) in zip(axes.flat, cycle(LINES), series.items(), strict=False):
         values = np.ravel(np.asarray(values, dtype=np.float64))
-        weights = np.full(values.size, 1 / max(values.size, 1))
-        axis.hist(values, bins=bins, range=span, weights=weights, color=LINES[position % len(LINES)])
+        axis.hist(values, bins, span, weights=np.full(values.size, 1 / max(values.size, 1)), color=colour)
         axis.set(title=wrap(label, WIDTH / len(series) - 0.8), xlabel=xlabel, xlim=span)
         draw_marks(axis, marks or {})
         described.append(f"{label}, {spread_in_words(values)}")
@@ -258,20 +255,24 @@ def curves(
         height: inches.
     """
     figure, axes = new_figure(1, 1, height)
-    axis, dashes = axes[0, 0], ("-", "--", "-.", ":")
-    for position, (label, (x, y)) in enumerate(series.items()):
-        marker = "o" if len(x) <= 20 else None
-        axis.plot(x, y, dashes[position % 4], color=LINES[position % len(LINES)], marker=marker, label=label)
+    axis = axes[0, 0]
+    draw_curves(axis, series, legend=len(series) > 1, dotted=20)
     axis.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
     if xlabel == "epoch":
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.grid(True)
     draw_marks(axis, marks or {})
-    if len(series) > 1:
-        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=2.4)
     described = "; ".join(f"{label}: {_curve_in_words(*curve)}" for label, curve in series.items())
     figure.alt = f"Curves of {ylabel} over {xlabel}. {described}."
     return figure
+
+
+def draw_curves(axis: Axes, series: Curves, legend: bool = True, dotted: float = math.inf) -> None:
+    """Draw label -> (x, y) as curves over a grid; those of at most `dotted` points have a dot at each."""
+    for colour, dash, (label, (x, y)) in zip(cycle(LINES), cycle(DASHES), series.items(), strict=False):
+        axis.plot(x, y, dash, color=colour, marker="o" if len(x) <= dotted else None, label=label)
+    axis.grid(True)
+    if legend:
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=2.4)
 
 
 def _curve_in_words(x: Sequence[float], y: Sequence[float]) -> str:
@@ -284,11 +285,12 @@ def _curve_in_words(x: Sequence[float], y: Sequence[float]) -> str:
 
 def draw_marks(axis: Axes, marks: Mapping[str, float]) -> None:
     """Draw labelled dashed vertical lines."""
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
     for label, x in marks.items():
         axis.axvline(x, color="0.25", linestyle="--", linewidth=1.8)
-        axis.annotate(label, (x, 0.97), xycoords=("data", "axes fraction"), xytext=(5, 0),
-                      textcoords="offset points", va="top", fontsize=13,
-                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})  # fmt: skip
+        axis.annotate(
+            label, (x, 0.97), (5, 0), ("data", "axes fraction"), "offset points", va="top", fontsize=13, bbox=box
+        )
 
 
 @styled
@@ -305,36 +307,18 @@ def bars(
     """
     figure, axes = new_figure(1, 1, 1.3 + 0.46 * len(values))
     axis = axes[0, 0]
-    numbers = [0.0 if not np.isfinite(v) else float(v) for v in values.values()]
-    drawn = axis.barh([spaced(label) for label in values], numbers, color=colours or LINES[0], height=0.7)
-    texts = _bar_texts(values.values(), percent)
-    axis.bar_label(drawn, texts, padding=5, fontsize=14)
-    axis.invert_yaxis()
-    axis.set(xlabel=xlabel, xlim=(0, 1.15 * max([*numbers, 1e-9])))
-    if percent:
-        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
-    elif all(v == int(v) for v in numbers):
+    described, numbers = _draw_bars(
+        axis, {"": values}, 0.7, xlabel, percent, [colours or LINES[0]], padding=5, fontsize=14
+    )
+    axis.set_xlim(0, 1.15 * max([*numbers, 1e-9]))
+    if not percent and all(v == int(v) for v in numbers):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    figure.alt = f"Bars of {xlabel}: {_pairs(values, texts)}."
+    figure.alt = f"Bars of {xlabel}: {described[0]}."
     return figure
 
 
-def _bar_texts(values: Iterable[float], percent: bool) -> list[str]:
-    return [as_percent(v) if percent else f"{v:g}" for v in values]
-
-
-def _pairs(labels: Iterable[str], texts: Sequence[str]) -> str:
-    return ", ".join(f"{spaced(label)} {text}" for label, text in zip(labels, texts, strict=True))
-
-
 def miou_bars(scores: Mapping[str, Mapping[str, Any]], what: str, data: str) -> CaptionedFigure:
-    """Draw the mIoU of several results.
-
-    Args:
-        scores: label -> "miou", a fraction, and more.
-        what: what the bars measure.
-        data: what it was measured on, `Experiment.describe`.
-    """
+    """Draw "miou", a fraction, of several results by label: what it is of, and on which data it was measured."""
     return bars({label: score["miou"] for label, score in scores.items()}, what).say(f"{what} on {data}.")
 
 
@@ -342,46 +326,50 @@ def miou_bars(scores: Mapping[str, Mapping[str, Any]], what: str, data: str) -> 
 def grouped_bars(table: Mapping[str, Mapping[str, float]], xlabel: str, percent: bool = True) -> CaptionedFigure:
     """Compare series entry by entry: `table[series][label]` is one bar, with its number at the end."""
     labels = list(dict.fromkeys(label for row in table.values() for label in row))
-    thick = 0.82 / len(table)
     figure, axes = new_figure(1, 1, 1.7 + 0.34 * len(labels) * max(len(table), 1.3))
-    axis, described = axes[0, 0], []
-    for position, (name, row) in enumerate(table.items()):
-        numbers = [float(row.get(label, math.nan)) for label in labels]
-        places = np.arange(len(labels)) + (position - (len(table) - 1) / 2) * thick
-        colour, texts = LINES[position % len(LINES)], _bar_texts(numbers, percent)
-        drawn = axis.barh(places, np.nan_to_num(numbers), thick, color=colour, label=name)
-        axis.bar_label(drawn, texts, padding=4, fontsize=12)
-        described.append(f"{name}: {_pairs(labels, texts)}")
-    axis.set_yticks(np.arange(len(labels)), [spaced(label) for label in labels])
+    whole = {name: {label: row.get(label, math.nan) for label in labels} for name, row in table.items()}
+    described, _ = _draw_bars(axes[0, 0], whole, 0.82 / len(table), xlabel, percent, LINES, padding=4, fontsize=12)
+    axes[0, 0].margins(x=0.12)
+    figure.legend(loc="outside lower center", ncols=min(4, len(table)))
+    figure.alt = f"Bars of {xlabel}. {'; '.join(map(': '.join, zip(table, described, strict=True)))}."
+    return figure
+
+
+def _draw_bars(
+    axis: Axes, table: Mapping[str, Mapping[str, float]], thick: float, xlabel: str, percent: bool,
+    colours: Sequence[Any], **texts: float,
+) -> tuple[list[str], list[float]]:  # fmt: skip
+    """Draw one group of bars a label, the same labels in each series; return each series in words, and the lengths."""
+    described, lengths = [], []
+    for position, (colour, (name, row)) in enumerate(zip(cycle(colours), table.items(), strict=False)):
+        places = np.arange(len(row)) + (position - (len(table) - 1) / 2) * thick
+        numbers = np.nan_to_num([float(value) for value in row.values()], posinf=0, neginf=0).tolist()
+        written = [as_percent(value) if percent else f"{value:g}" for value in row.values()]
+        axis.bar_label(axis.barh(places, numbers, thick, color=colour, label=name), written, **texts)
+        described.append(_pairs(row, written))
+        lengths += numbers
+    axis.set_yticks(np.arange(len(row)), [spaced(label) for label in row])
     axis.invert_yaxis()
-    axis.margins(x=0.12)
     axis.set_xlabel(xlabel)
     if percent:
         axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
-    figure.legend(loc="outside lower center", ncols=min(4, len(table)))
-    figure.alt = f"Bars of {xlabel}. {'; '.join(described)}."
-    return figure
+    return described, lengths
+
+
+def _pairs(labels: Iterable[str], texts: Sequence[str]) -> str:
+    return ", ".join(f"{spaced(label)} {text}" for label, text in zip(labels, texts, strict=True))
 
 
 @styled
 def matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], label: str) -> CaptionedFigure:
-    """Draw a table of counts as coloured cells, each with its number.
-
-    Args:
-        values: (len(rows), len(columns)) numbers, shown without decimals.
-        rows, columns: labels.
-        label: what a cell counts.
-    """
+    """Draw (len(rows), len(columns)) counts as coloured cells, each with its number; `label` says what they count."""
     values = np.asarray(values, dtype=np.float64)
     figure, axes = new_figure(1, 1, 2.4 + 0.5 * len(rows))
-    axis = axes[0, 0]
-    drawn = axis.imshow(values, cmap="Blues", aspect="auto", vmin=0)
+    axis, colours = axes[0, 0], mpl.cm.ScalarMappable(mpl.colors.Normalize(0, values.max()), "Blues")
+    figure.colorbar(colours, ax=axis, label=label, fraction=0.04)
+    draw_cells(axis, colours.to_rgba(values), [[f"{value:.0f}" for value in row] for row in values], 13, aspect="auto")
     axis.set_xticks(range(len(columns)), [spaced(c) for c in columns], rotation=35, ha="right")
     axis.set_yticks(range(len(rows)), [spaced(r) for r in rows])
-    for (row, column), value in np.ndenumerate(values):
-        colour = text_colour(drawn.to_rgba(value))
-        axis.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=13)
-    figure.colorbar(drawn, label=label, fraction=0.04)
     size = f"{len(rows)} by {len(columns)}"
     figure.alt = f"A table of {size} numbers, {label}, from {values.min():.0f} to {values.max():.0f}."
     return figure

@@ -15,9 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from pmm.figures.data import ground_truth_panel
-from pmm.figures.palette import LINES, text_colour
 from pmm.figures.panels import image_row
-from pmm.figures.style import WIDTH, CaptionedFigure, new_figure, spaced, styled, wrap
+from pmm.figures.style import LINES, WIDTH, CaptionedFigure, new_figure, spaced, styled, text_colour, wrap
 from pmm.method import IGNORE_INDEX
 from pmm.method.crf import DenseCRF
 from pmm.method.noise import flip_regions

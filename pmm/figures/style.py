@@ -1,4 +1,10 @@
-"""The look of all figures, and `show`, which displays one with its alternative text and keeps it."""
+"""The look of all figures: colours, style, and `show`, which displays one with its alternative text and keeps it.
+
+Each mask value has one colour, the same in every figure, apart for colour-blind readers as well. Values 1-9 are Paul
+Tol's qualitative scheme "muted" (https://personal.sron.nl/~pault/). Each further value is the candidate farthest from
+all before it, as seen by the worst-off reader: tests/figures/test_palette.py searches anew and proves the table. No 80
+colours are safe for everybody, so figures also write the class names into the regions.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,7 @@ import io
 import json
 import re
 import textwrap
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,51 +25,71 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pmm.errors import InputError
-from pmm.figures.palette import LINES
 from pmm.files import read_json, whole_file, write_text
 from pmm.run.folder import RunFolder
 
-WIDTH = 11.0
-"""Inches; with DPI it makes 1,210 pixels, which a page or a slide shows at full width."""
+WIDTH = 11.0  # inches; with DPI it makes 1,210 pixels, which a page or a slide shows at full width
 DPI = 110
-MARGIN = 0.08
-"""Inches of white around a figure."""
-SLIDE_DPI = 300
-"""Resolution of the pictures inside an SVG, which a slide shows larger than a page does."""
-HEAT = "inferno"
-"""Colour map of activations: dark is 0, bright is 1, monotone in lightness, so it survives a grey print."""
+MARGIN = 0.08  # inches of white around a figure
+SLIDE_DPI = 300  # of the pictures inside an SVG, which a slide shows larger than a page does
+HEAT = "inferno"  # activations: dark is 0, bright is 1, monotone in lightness, so it survives a grey print
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555", "#E69F00", "#56B4E9")  # Okabe and Ito's, in this order
+DASHES = ("-", "--", "-.", ":")
+MUTED = "cdcdcd332288cc6677117733ddcc7788ccee88225544aa99999933aa4499"  # 0 background, 1-9: hexadecimal
+FURTHER = (  # 10-254; three digits d a value, red, green, blue = 25 + 24 d
+    "009990639000997017670469002210764893627214711519876167001920512624672517763003998420996213833780995199547324"
+    "685947111208445505021902856459306623379754052720783518738146302782375878200516254600746225894005753142774323"
+    "438368787868501718460948867629986815007219633845802316892006204852386773047150889203453806562318962496312536"
+    "456899839044611433988901915938202595865941566576004317985161391757094532960598541412827642373652439697984589"
+    "777820374123092775531183488030463215124364093158446220644975830760661655503051714769788803336138416057425100"
+    "411504717578930800966645983327482080759015940402101719045982750577423632078656116097334708241424419262010410"
+    "221971791372063211725838923102136779961418571980699587415929337132612098866177113025467"
+)
 
 STYLE = {
-    "font.size": 15,
-    "axes.titlesize": 15,
-    "axes.labelsize": 15,
-    "xtick.labelsize": 14,
-    "ytick.labelsize": 14,
-    "legend.fontsize": 14,
-    "legend.frameon": False,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 15),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 14),
+    **dict.fromkeys(("legend.frameon", "axes.spines.top", "axes.spines.right", "axes.grid"), False),
     "figure.titlesize": 17,
     "figure.facecolor": "white",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
     "grid.color": "0.88",
     "lines.linewidth": 2.6,
     "lines.markersize": 8,
     "image.interpolation": "nearest",
     "axes.prop_cycle": mpl.cycler(color=LINES),
 }
+styled = mpl.rc_context(STYLE)  # decorator of every plotting function; the reader's own rcParams stay as they are
 
-styled = mpl.rc_context(STYLE)
-"""Decorator of every plotting function: `@styled`. The reader's own rcParams stay as they are."""
+
+@lru_cache(maxsize=1)
+def palette() -> np.ndarray:
+    """Return (256, 3) uint8, read-only: row v is the colour of mask value v."""
+    further = bytes(25 + 24 * int(digit) for digit in FURTHER)
+    return np.frombuffer(bytes.fromhex(MUTED) + further + b"\xff\xff\xff", dtype=np.uint8).reshape(256, 3)
+
+
+def class_colour(value: int) -> tuple[float, float, float]:
+    """Return the colour of one mask value as red, green, blue in 0..1."""
+    return tuple((palette()[int(value)] / 255).tolist())
+
+
+def mask_to_rgb(mask: np.ndarray) -> np.ndarray:
+    """Return (H, W, 3) uint8 of a (H, W) mask with values 0..255."""
+    return palette()[np.asarray(mask).astype(np.uint8)]
+
+
+def text_colour(rgb: tuple[float, float, float]) -> str:
+    """Return black or white, whichever reads better on a colour in 0..1: black from CIELAB's lightness L > 55 on."""
+    value = np.round(np.array(rgb[:3]) * 255) / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return "black" if linear @ (0.2126, 0.7152, 0.0722) > ((55 + 16) / 116) ** 3 else "white"
 
 
 class CaptionedFigure(Figure):
     """A figure that carries its caption and its alternative text to `show`."""
 
-    caption = ""
-    """One sentence under the figure."""
-    alt = ""
-    """What a reader who cannot see it needs to know."""
+    caption = ""  # one sentence under the figure
+    alt = ""  # what a reader who cannot see it needs to know
 
     def say(self, caption: str, alt: str = "") -> CaptionedFigure:
         """Set the caption and, unless the figure describes itself well enough, the alternative text; return it."""
@@ -73,15 +100,9 @@ class CaptionedFigure(Figure):
 def new_figure(
     rows: int = 1, columns: int = 1, height: float = 4.2, width: float = WIDTH, **subplots: Any
 ) -> tuple[CaptionedFigure, np.ndarray]:
-    """Make an empty figure outside pyplot, so that nothing shows it twice.
+    """Make an empty figure outside pyplot, so that nothing shows it twice; return it with its (rows, columns) axes.
 
-    Args:
-        rows, columns: grid of axes.
-        height, width: inches.
-        subplots: passed to `Figure.subplots`, such as width_ratios or sharey.
-
-    Returns:
-        The figure and its axes, always a (rows, columns) array.
+    Height and width are inches; `subplots` goes to `Figure.subplots`, such as width_ratios or sharey.
     """
     figure = CaptionedFigure(figsize=(width, height), dpi=DPI, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.07)
@@ -98,8 +119,8 @@ def wrap(text: str, inches: float, points: float = 15) -> str:
 def to_png(figure: Figure) -> bytes:
     """Return the figure as PNG, cut to what is drawn and a narrow margin; equal figures give equal bytes.
 
-    `savefig(bbox_inches="tight")` lays out and draws everything twice. This draws once and cuts the pixels, and
-    leaves to it only a figure whose drawing reaches the edge, where something may stick out.
+    Draws once and cuts the pixels; only a figure that reaches the edge, where something may stick out, is left to
+    `savefig(bbox_inches="tight")`, which lays out and draws everything twice.
     """
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
@@ -111,22 +132,21 @@ def to_png(figure: Figure) -> bytes:
         if drawn[[0, -1]].any() or drawn[:, [0, -1]].any():
             figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=MARGIN, metadata={"Software": None})
             return buffer.getvalue()
-    window = tuple(_extent(drawn.any(axis=axis), margin=round(MARGIN * DPI)) for axis in (1, 0))
-    Image.fromarray(np.ascontiguousarray(pixels[window])).save(buffer, format="png", dpi=(DPI, DPI))
+    if drawn.any():
+        margin = round(MARGIN * DPI)
+        ends = [np.flatnonzero(drawn.any(axis=axis))[[0, -1]] for axis in (1, 0)]
+        pixels = pixels[tuple(slice(max(first - margin, 0), last + 1 + margin) for first, last in ends)]
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="png", dpi=(DPI, DPI))
     return buffer.getvalue()
-
-
-def _extent(drawn: np.ndarray, margin: int) -> slice:
-    inside = np.flatnonzero(drawn)
-    return slice(max(inside[0] - margin, 0), inside[-1] + 1 + margin) if inside.size else slice(None)
 
 
 def to_svg(figure: Figure) -> bytes:
     """Return the figure as SVG, letters as outlines to look the same everywhere; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    options = {"bbox_inches": "tight", "pad_inches": MARGIN, "metadata": {"Date": None}}
     with mpl.rc_context({**STYLE, "svg.hashsalt": "pmm", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", dpi=SLIDE_DPI, **options)
+        figure.savefig(
+            buffer, format="svg", dpi=SLIDE_DPI, bbox_inches="tight", pad_inches=MARGIN, metadata={"Date": None}
+        )
     return buffer.getvalue()
 
 
@@ -135,8 +155,8 @@ def show(
 ) -> None:
     """Display a figure with its caption and alternative text; keep it in the run folder.
 
-    JupyterLab and nbconvert's default template both drop an alternative text that stands in a PNG
-    output's metadata. So the output is HTML: a figure element with the PNG, its `alt` and the caption.
+    JupyterLab and nbconvert's default template both drop an alternative text that stands in a PNG output's metadata.
+    So the output is HTML: a figure element with the PNG, its `alt` and the caption.
 
     Args:
         figure: drawn figure that has been told its caption, see `CaptionedFigure.say`; it is closed.
@@ -150,7 +170,7 @@ def show(
     from IPython.display import display  # the two take a second, and only notebooks need them
     from matplotlib import pyplot
 
-    caption, alt = getattr(figure, "caption", ""), getattr(figure, "alt", "")
+    caption, alt = (getattr(figure, text, "") for text in ("caption", "alt"))
     if not caption.strip() or not alt.strip():
         raise InputError("show: caption or alt is empty; give the figure both with figure.say(caption, alt)")
     png = to_png(figure)
@@ -160,8 +180,8 @@ def show(
         if svg:
             with whole_file(folder / "figures" / f"{name}.svg") as file:
                 file.write(to_svg(figure))
-    bundle = {"text/html": figure_html(png, caption, alt), "text/plain": f"[figure] {alt}"}
-    display(bundle, raw=True, metadata={"alt": alt})
+    page = figure_html(png, caption, alt)
+    display({"text/html": page, "text/plain": f"[figure] {alt}"}, raw=True, metadata={"alt": alt})
     pyplot.close(figure)
 
 

@@ -6,7 +6,7 @@ import html
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pygments import highlight
@@ -37,24 +37,20 @@ def score_section(
         title, data, columns, rows, note, and per_class with columns and rows; a class that neither occurs nor
         was predicted has None.
     """
-    names = list(dict.fromkeys(name for score in scores.values() for name in score["iou"]))
-    per_class = [[name, *(_known(score["iou"].get(name)) for score in scores.values())] for name in names]
-    rows = [[label, _known(s["miou"]), _known(s["pixel_accuracy"])] for label, s in scores.items()]
     columns = [what, "mIoU", "pixel accuracy"]
+    rows = [[label, _known(score["miou"]), _known(score["pixel_accuracy"])] for label, score in scores.items()]
     if bound in scores and scores[bound]["miou"] > 0:
         columns.append("share of the upper bound")
-        rows = [
-            [*row, _known(score["miou"] / scores[bound]["miou"])]
-            for row, score in zip(rows, scores.values(), strict=True)
-        ]
-    return {
-        "title": title,
-        "data": data,
-        "columns": columns,
-        "rows": rows,
-        "note": note,
-        "per_class": {"columns": ["class", *scores], "rows": per_class},
-    }
+        for row, score in zip(rows, scores.values(), strict=True):
+            row.append(_known(score["miou"] / scores[bound]["miou"]))
+    names = dict.fromkeys(name for score in scores.values() for name in score["iou"])
+    classes = [[name, *(_known(score["iou"].get(name)) for score in scores.values())] for name in names]
+    per_class = {"columns": ["class", *scores], "rows": classes}
+    return {"title": title, "data": data, "columns": columns, "rows": rows, "note": note, "per_class": per_class}
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)
 
 
 def summary_section(run: RunFolder, sections: Mapping[str, tuple[str, int]], data: str) -> dict[str, Any]:
@@ -66,30 +62,32 @@ def summary_section(run: RunFolder, sections: Mapping[str, tuple[str, int]], dat
             first rows to skip because another section has them; a section may be absent.
         data: data sets, splits, number of images, seed, whether a CRF was applied.
     """
-    metrics = run.metrics()
-    rows = [
-        [what, row[0], row[1]]
-        for name, (what, skipped) in sections.items()
-        for row in metrics.get(name, {}).get("rows", [])[skipped:]
-    ]
+    rows = {name: section.get("rows", []) for name, section in run.metrics().items()}
     return {
         "title": "This run, step by step",
         "data": data,
         "columns": ["what", "step", "mIoU"],
-        "rows": rows,
+        "rows": [[what, *row[:2]] for name, (what, skip) in sections.items() for row in rows.get(name, [])[skip:]],
         "note": "Pseudo-masks are evaluated on the training split, models on the validation split.",
     }
+
+
+def _table(table: Mapping[str, Any]) -> str:
+    head = "".join(f'<th scope="col" {CELL}>{html.escape(column)}</th>' for column in table["columns"])
+    body = "".join(
+        f"<tr>{''.join(f'<td {CELL}>{html.escape(shown(c))}</td>' for c in row)}</tr>" for row in table["rows"]
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def table_html(section: Mapping[str, Any]) -> str:
     """Return a section as HTML: fractions as per cent, None as a dash, the classes folded."""
     parts = [f"<p><b>{html.escape(section['title'])}</b><br>{html.escape(section['data'])}</p>"]
-    parts.append(_table(section["columns"], section["rows"]))
+    parts.append(_table(section))
     if section.get("note"):
         parts.append(f"<p>{html.escape(section['note'])}</p>")
     if section.get("per_class"):
-        table = _table(section["per_class"]["columns"], section["per_class"]["rows"])
-        parts.append(f"<details><summary>Per class</summary>{table}</details>")
+        parts.append(f"<details><summary>Per class</summary>{_table(section['per_class'])}</details>")
     return "".join(parts)
 
 
@@ -125,13 +123,3 @@ def show_source(*functions: Callable[..., Any]) -> None:
 
     page = "".join(source_html(function) for function in functions)
     display({"text/html": page, "text/plain": "\n\n".join(map(source_of, functions))}, raw=True)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    head = "".join(f'<th scope="col" {CELL}>{html.escape(column)}</th>' for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td {CELL}>{html.escape(shown(c))}</td>' for c in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _known(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,39 +14,31 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pmm.figures.masks import MARK_RGB, highlight, mask_rows
-from pmm.figures.palette import LINES
-from pmm.figures.panels import draw_image, draw_marks
-from pmm.figures.style import HEAT, WIDTH, CaptionedFigure, new_figure, styled, wrap
+from pmm.figures.panels import draw_curves, draw_image, draw_marks
+from pmm.figures.style import HEAT, LINES, WIDTH, CaptionedFigure, new_figure, styled, wrap
 from pmm.method import IGNORE_INDEX
 from pmm.method.losses import pus_clamp, pus_ignore, pus_pow
 from pmm.run.experiment import Experiment
 
 Log = Mapping[str, Sequence[float]]
-DASHES = ("-", "--", "-.", ":")
-HARD_RGB = (0, 114, 178)
-"""Blue: a doubted pixel whose label is right."""
-WRONG_RGB = MARK_RGB
-"""Vermilion: a doubted pixel whose label is wrong."""
-LOOK = {
+HARD_RGB = (0, 114, 178)  # blue: a doubted pixel whose label is right
+WRONG_RGB = MARK_RGB  # vermilion: a doubted pixel whose label is wrong
+LOOK = {  # colour, dash and width of each shape; the two clamps lie on each other and must both be seen
     "none": (LINES[4], "-", 1.6),
     "clamp, paper": (LINES[0], "-", 5.0),
     "clamp, official": (LINES[5], "--", 2.6),
     "pow": (LINES[2], "-.", 2.6),
     "ignore": (LINES[1], ":", 3.2),
 }
-"""Colour, dash and width of each shape; the two clamps lie on each other and must both be seen."""
 
 
 @dataclass(frozen=True)
 class Doubted:
     """The pixels of one image by two questions: is the loss kappa or more, is the label wrong?"""
 
-    evaluated: np.ndarray
-    """(H, W) bool: neither the label nor the ground truth is IGNORE_INDEX; the two below lie within."""
-    doubted: np.ndarray
-    """(H, W) bool: the loss is kappa or more."""
-    mislabelled: np.ndarray
-    """(H, W) bool: the label differs from the ground truth."""
+    evaluated: np.ndarray  # (H, W) bool: neither label nor ground truth is IGNORE_INDEX; the two below lie within
+    doubted: np.ndarray  # (H, W) bool: the loss is kappa or more
+    mislabelled: np.ndarray  # (H, W) bool: the label differs from the ground truth
 
     @property
     def wrong(self) -> np.ndarray:
@@ -61,29 +54,19 @@ class Doubted:
 def loss_shapes(kappa: float, power: float) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
     """Return the reshaped pixel losses by name, "none" being the plain loss.
 
-    Args:
-        kappa: pixel loss from which clamp and ignore act, > 0.
-        power: exponent of pow, the kappa of eq. 12.
+    Clamp and ignore act from a pixel loss of `kappa` > 0 on; `power` is the exponent of pow, the kappa of eq. 12.
     """
     return {
         "none": lambda loss: loss,
-        "clamp, paper": lambda loss: pus_clamp(loss, kappa, "paper"),
-        "clamp, official": lambda loss: pus_clamp(loss, kappa, "official"),
-        "pow": lambda loss: pus_pow(loss, power),
-        "ignore": lambda loss: pus_ignore(loss, kappa),
+        "clamp, paper": partial(pus_clamp, kappa=kappa, variant="paper"),
+        "clamp, official": partial(pus_clamp, kappa=kappa, variant="official"),
+        "pow": partial(pus_pow, kappa=power),
+        "ignore": partial(pus_ignore, kappa=kappa),
     }
 
 
 def value_and_slope(shape: Callable[[torch.Tensor], torch.Tensor], losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Evaluate a shape and its derivative with respect to the pixel loss, as training sees it.
-
-    Args:
-        shape: maps pixel losses to reshaped ones.
-        losses: (N,) pixel losses, >= 0.
-
-    Returns:
-        Values and slopes, (N,) float32.
-    """
+    """Return a shape's values and slopes over (N,) pixel losses >= 0, as training sees them: two (N,) float32."""
     loss = torch.tensor(losses, dtype=torch.float32, requires_grad=True)
     value = shape(loss)
     (slope,) = torch.autograd.grad(value.sum(), loss)
@@ -92,13 +75,7 @@ def value_and_slope(shape: Callable[[torch.Tensor], torch.Tensor], losses: np.nd
 
 @styled
 def loss_shapes_figure(kappa: float, power: float, limit: float = 3.0) -> CaptionedFigure:
-    """Draw what each strategy makes of one pixel's loss, and with which slope the pixel still teaches.
-
-    Args:
-        kappa: pixel loss from which clamp and ignore act.
-        power: exponent of pow.
-        limit: largest pixel loss drawn.
-    """
+    """Draw what each strategy of `loss_shapes` makes of a pixel loss up to `limit`, and with which slope it teaches."""
     losses = np.linspace(0.01, limit, 600, dtype=np.float32)
     figure, axes = new_figure(1, 2, 5.4)
     for name, shape in loss_shapes(kappa, power).items():
@@ -106,8 +83,11 @@ def loss_shapes_figure(kappa: float, power: float, limit: float = 3.0) -> Captio
         label = f"pow, exponent {power:g}" if name == "pow" else name
         for axis, y in zip(axes[0], value_and_slope(shape, losses), strict=True):
             axis.plot(losses, y, dash, color=colour, linewidth=width, label=label)
-    _finish_shape(axes[0, 0], "pixel loss after the strategy", kappa, limit)
-    _finish_shape(axes[0, 1], "slope: how much it teaches", kappa, 2.05)
+    titles = {"pixel loss after the strategy": limit, "slope: how much it teaches": 2.05}
+    for axis, (title, top) in zip(axes[0], titles.items(), strict=True):
+        draw_marks(axis, {f"kappa = {kappa:g}": kappa})
+        axis.set(title=title, xlabel="pixel loss L", ylim=(-0.05, top))
+        axis.grid(True)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure.say(
         f"Left: the loss of one pixel after each strategy, kappa {kappa:g}. Right: its slope.",
@@ -116,19 +96,13 @@ def loss_shapes_figure(kappa: float, power: float, limit: float = 3.0) -> Captio
     )
 
 
-def _finish_shape(axis: Axes, title: str, kappa: float, top: float) -> None:
-    draw_marks(axis, {f"kappa = {kappa:g}": kappa})
-    axis.set(title=title, xlabel="pixel loss L", ylim=(-0.05, top))
-    axis.grid(True)
-
-
 def split_doubted(loss: np.ndarray, pseudo_mask: np.ndarray, truth: np.ndarray, kappa: float) -> Doubted:
     """Split the pixels of one image by loss and by whether their pseudo-label is right.
 
     Args:
         loss: (H, W) float, per-pixel loss against the pseudo-mask.
         pseudo_mask: (H, W) uint8, the labels.
-        truth: (H, W) uint8, the ground truth; pixels with IGNORE_INDEX in either are not evaluated.
+        truth: (H, W) uint8, the ground truth.
         kappa: pixel loss from which a label is doubted.
     """
     evaluated = (pseudo_mask != IGNORE_INDEX) & (truth != IGNORE_INDEX)
@@ -137,11 +111,8 @@ def split_doubted(loss: np.ndarray, pseudo_mask: np.ndarray, truth: np.ndarray, 
 
 def doubt_sentence(splits: Iterable[Doubted]) -> str:
     """Say how well a high loss finds wrong labels, over several images."""
-    splits = list(splits)
-    evaluated, doubted, mislabelled, wrong = (
-        sum(int(getattr(split, name).sum()) for split in splits)
-        for name in ("evaluated", "doubted", "mislabelled", "wrong")
-    )
+    splits, questions = list(splits), ("evaluated", "doubted", "mislabelled", "wrong")
+    evaluated, doubted, mislabelled, wrong = (sum(int(getattr(one, q).sum()) for one in splits) for q in questions)
     if not doubted or not mislabelled:
         return f"On {len(splits)} images no pixel is doubted, or no label is wrong: nothing to compare."
     found, base = wrong / doubted, mislabelled / evaluated
@@ -163,21 +134,17 @@ def doubted_figure(
     Args:
         image: (H, W, 3) uint8 RGB.
         masks: title -> (H, W) uint8 mask, drawn first.
-        loss: (H, W) float >= 0, per-pixel loss.
-        doubted: what `split_doubted` returned.
-        kappa: pixel loss from which a label is doubted; the colours of the loss map end at 3 kappa.
+        loss, kappa: as in `split_doubted`, which returned `doubted`; the colours of the loss map end at 3 kappa.
         class_names: index is the mask value.
     """
     wide = WIDTH / (len(masks) + 2.4)
     figure, axes = new_figure(1, len(masks) + 2, wide * image.shape[0] / image.shape[1] + 1.1)
-    for axis, (title, mask) in zip(axes[0], masks.items(), strict=False):
+    for axis, mask in zip(axes[0], masks.values(), strict=False):
         draw_image(axis, mask, class_names)
-        axis.set_title(wrap(title, wide))
     drawn = axes[0, -2].imshow(loss, cmap=HEAT, vmin=0, vmax=3 * kappa)
-    axes[0, -2].set_title(wrap("pixel loss", wide))
-    axes[0, -1].imshow(highlight(image, (doubted.hard, HARD_RGB), (doubted.wrong, WRONG_RGB)))
-    axes[0, -1].set_title(wrap("doubted pixels", wide))
-    for axis in axes.flat:
+    draw_image(axes[0, -1], highlight(image, (doubted.hard, HARD_RGB), (doubted.wrong, WRONG_RGB)))
+    for axis, title in zip(axes[0], (*masks, "pixel loss", "doubted pixels"), strict=True):
+        axis.set_title(wrap(title, wide))
         axis.set_axis_off()
     ticks = [0, kappa, 2 * kappa, 3 * kappa]
     figure.colorbar(drawn, ax=axes, label="pixel loss", ticks=ticks, fraction=0.03, pad=0.015)
@@ -194,24 +161,35 @@ def doubted_figure(
 def training_figure(logs: Mapping[str, Log], beta: float | None = None) -> CaptionedFigure:
     """Draw the untouched mean loss of each training; below, when the gate of PUS was open, what it doubted.
 
-    Args:
-        logs: title -> columns of log.csv: epoch, mean_loss, gate_open, over_kappa.
-        beta: drawn as a line across the losses, None for none.
+    `logs` maps a title to the columns of log.csv: epoch, mean_loss, gate_open, over_kappa; `beta` is a line across.
     """
     gated = {title: log for title, log in logs.items() if any(log.get("gate_open", ()))}
     figure, axes = new_figure(1 + bool(gated), 1, 4.4 + 2.6 * bool(gated), sharex=True)
-    for position, (title, log) in enumerate(logs.items()):
-        dash, colour = DASHES[position % len(DASHES)], LINES[position % len(LINES)]
-        axes[0, 0].plot(log["epoch"], log["mean_loss"], dash, color=colour, marker="o", label=title)
+    draw_curves(axes[0, 0], {title: (log["epoch"], log["mean_loss"]) for title, log in logs.items()})
+    axes[0, 0].set_ylabel("mean loss, untouched")
+    axes[0, 0].set_ylim(bottom=0)
+    if beta is not None:
+        axes[0, 0].axhline(beta, color="0.25", linestyle="--", linewidth=1.8)
+        place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 4), "textcoords": "offset points"}
+        axes[0, 0].annotate(f"beta = {beta:g}", (0.01, beta), **place, fontsize=13)
+    for line, (title, log) in zip(axes[0, 0].get_lines(), logs.items(), strict=False):
         if title in gated:
-            _draw_gate(axes[1, 0], log, colour)
-    _finish_losses(axes[0, 0], beta)
+            _draw_gate(axes[1, 0], log, line.get_color())
     axes[-1, 0].set_xlabel("epoch")
     axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     below = "; below, how often the gate of PUS was open and how many pixels it doubted" if gated else ""
     ends = "; ".join(f"{title} from {x['mean_loss'][0]:.3f} to {x['mean_loss'][-1]:.3f}" for title, x in logs.items())
     gates = "".join(f" {title}: {gate_sentence(log)}" for title, log in gated.items())
     return figure.say(f"Mean loss of each training{below}.", f"Curves of the mean loss over the epochs: {ends}.{gates}")
+
+
+def _draw_gate(axis: Axes, log: Log, colour: str) -> None:
+    axis.plot(log["epoch"], log["gate_open"], "-", color=colour, marker="s", label="steps with the gate open")
+    axis.plot(log["epoch"], log["over_kappa"], ":", color="0.3", marker="^", label="pixels at kappa or above")
+    axis.set(ylabel="share", ylim=(-0.04, 1.04))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axis.grid(True)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def gate_sentence(log: Log) -> str:
@@ -228,12 +206,9 @@ def gate_sentence(log: Log) -> str:
 
 
 def predictions_figure(experiment: Experiment, titles: Mapping[str, str], image_ids: Sequence[str]) -> CaptionedFigure:
-    """Draw a row for each image: photograph, one prediction a model, ground truth if there is one.
+    """Draw a row for each image, at least one: photograph, a prediction a model, ground truth if there is one.
 
-    Args:
-        experiment: the run.
-        titles: name of a trained segmentation model -> title.
-        image_ids: images to predict, at least one.
+    `titles` maps the name of a trained segmentation model to its title.
     """
     rows: dict[str, dict[str, np.ndarray]] = {image_id: {} for image_id in image_ids}
     for name, title in titles.items():  # one model after the other, so that each is loaded once
@@ -250,24 +225,3 @@ def rounds_sentence(what: str, section: Mapping[str, Any]) -> str:
     gain = 100 * (rows[-1][1] - rows[0][1])
     verdict = "higher" if gain > 0.05 else "lower" if gain < -0.05 else "the same"
     return f"{what}: {rows[-1][0]} is {verdict} ({gain:+.1f} points) against {rows[0][0]}."
-
-
-def _draw_gate(axis: Axes, log: Log, colour: str) -> None:
-    axis.plot(log["epoch"], log["gate_open"], "-", color=colour, marker="s", label="steps with the gate open")
-    axis.plot(log["epoch"], log["over_kappa"], ":", color="0.3", marker="^", label="pixels at kappa or above")
-    axis.set_ylabel("share")
-    axis.set_ylim(-0.04, 1.04)
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-    axis.grid(True)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _finish_losses(axis: Axes, beta: float | None) -> None:
-    axis.set_ylabel("mean loss, untouched")
-    axis.set_ylim(bottom=0)
-    axis.grid(True)
-    if beta is not None:
-        axis.axhline(beta, color="0.25", linestyle="--", linewidth=1.8)
-        axis.annotate(f"beta = {beta:g}", (0.01, beta), xycoords=("axes fraction", "data"), xytext=(0, 4),
-                      textcoords="offset points", fontsize=13)  # fmt: skip
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=2.4)

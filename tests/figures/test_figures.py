@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pmm.errors import InputError
-from pmm.figures import data, palette, panels, smoothing, style
+from pmm.figures import data, panels, style
 from pmm.method.smoothing import MIN_EXPONENT, smooth_cam
 
 ALT = 'A mask of "birds" & <fish>'
@@ -144,7 +144,7 @@ def test_displayed_output_is_html_with_alt(image, monkeypatch):
 
 def test_figures_import_no_torch():
     code = (
-        "import sys; import pmm.figures.style, pmm.figures.panels, pmm.figures.smoothing, pmm.figures.data, "
+        "import sys; import pmm.figures.style, pmm.figures.panels, pmm.figures.data, "
         "pmm.figures.masks; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -158,7 +158,7 @@ def test_image_row_draws_all_kinds_and_names_the_classes(image, mask):
     figure = panels.image_row([("image", image), ("mask", mask), ("heat", heat)], NAMES, heading="all")
     assert {"image", "mask", "heat", "all", "bird", "small mammal", "unknown (255)"} <= set(texts(figure))
     drawn = figure.axes[1].images[0].get_array()
-    assert (np.asarray(drawn) == palette.mask_to_rgb(mask)).all()
+    assert (np.asarray(drawn) == style.mask_to_rgb(mask)).all()
 
 
 def test_image_row_wraps_titles_and_fills_rows(image):
@@ -294,14 +294,14 @@ def test_figures_of_cams_know_their_classes(image, mask):
     assert data.cams_figure(scene, ["x", "y"]).alt.count("bird; small mammal") == 2
     figure = data.scales_figure(image, np.ones((2, 3)), {"scale 1": np.ones((12, 16))}, "small_mammal")
     assert "small mammal" in figure.caption and "raw map, scale 1, 2 x 3 places" in figure.alt
-    figure = smoothing.extremes_figure(scene, {"even": (0.5, "x", 1), "uneven": (1.2, "x", 2)})
+    figure = data.extremes_figure(scene, {"even": (0.5, "x", 1), "uneven": (1.2, "x", 2)})
     assert figure.alt == "Images: image; bird, c_v = 0.50; image; small mammal, c_v = 1.20."
-    figure = smoothing.before_after_figure(scene, [(0.5, "x", 1), (1.2, "x", 2)])
+    figure = data.before_after_figure(scene, [(0.5, "x", 1), (1.2, "x", 2)])
     assert "bird (c_v 0.50), small mammal (c_v 1.20)" in figure.alt and "s = 0.3" in figure.caption
 
 
 def test_coverage_figure_draws_both_shares():
-    figure = smoothing.coverage_figure({0.0: (0.5, 0.1), 0.3: (0.6, 0.2)}, s=0.3, images=7)
+    figure = data.coverage_figure({0.0: (0.5, 0.1), 0.3: (0.6, 0.2)}, s=0.3, images=7)
     lines = figure.axes[0].lines
     assert [list(line.get_ydata()) for line in lines[:2]] == [[0.5, 0.6], [0.1, 0.2]] and "7 training" in figure.caption
 
@@ -309,19 +309,19 @@ def test_coverage_figure_draws_both_shares():
 def test_coverage_by_hand():
     cam = np.array([[[0.9, 0.2], [0.6, 0.8]]], np.float32)
     target = np.array([[1, 1], [0, 255]], np.uint8)
-    assert smoothing.coverage(cam, [1], target) == {1: (1, 2, 1, 1)}
+    assert data.coverage(cam, [1], target) == {1: (1, 2, 1, 1)}
 
 
 def test_smoothing_figures(image):
     scene = OneScene(image, None)
-    axes = smoothing.before_after_figure(scene, [(0.5, "x", 1)]).axes
+    axes = data.before_after_figure(scene, [(0.5, "x", 1)]).axes
     assert [axis.get_title() for axis in axes[:4]] == ["image", "bird: before", "bird: after", "added, 4 x brighter"]
     heat = scene.cam("x")[1][0]
     added = smooth_cam(heat[None], s=0.3, t=0.05, variant="paper")[0] - heat
     assert np.allclose(axes[3].images[0].get_array(), np.minimum(4 * added, 1), atol=1e-6) and added.max() > 0
-    curve = smoothing.power_curves({"high": 1.0}, s=0.5).axes[0].lines[1]
+    curve = data.power_curves({"high": 1.0}, s=0.5).axes[0].lines[1]
     assert np.allclose(curve.get_ydata(), curve.get_xdata() ** 0.5, atol=1e-6) and MIN_EXPONENT < 0.5
-    assert "largest possible" in texts(smoothing.variation_histogram(np.array([0.5]), 0.3, 2.12))
+    assert "largest possible" in texts(data.variation_histogram(np.array([0.5]), 0.3, 2.12))
 
 
 def test_a_picture_is_cut_to_its_margin_and_nothing_that_sticks_out_is_lost():

@@ -9,8 +9,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from pmm.figures import masks, tables, training
-from pmm.figures.palette import mask_to_rgb
-from pmm.figures.style import to_png
+from pmm.figures.style import mask_to_rgb, to_png
 from pmm.method.crf import CRFSettings
 from pmm.method.pseudo_mask import background_score, ppmg_steps
 from pmm.method.smoothing import coefficient_of_variation

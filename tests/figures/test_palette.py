@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pmm.figures import palette
+from pmm.figures import style
 
 # Paul Tol's "muted"
 MUTED = ("332288", "CC6677", "117733", "DDCC77", "88CCEE", "882255", "44AA99", "999933", "AA4499")
@@ -46,23 +46,23 @@ def search():
 
 
 def test_the_table_is_what_the_search_finds():
-    assert np.array_equal(palette.palette(), search())
+    assert np.array_equal(style.palette(), search())
 
 
 def test_every_mask_value_has_a_colour_of_its_own():
-    colours = palette.palette()
+    colours = style.palette()
     assert colours.shape == (256, 3) and colours.dtype == np.uint8
     assert len({tuple(c) for c in colours.tolist()}) == 256
 
 
 def test_colours_of_background_unknown_and_first_class_are_fixed():
-    assert palette.mask_to_rgb(np.array([[0, 255, 1]])).tolist() == [
+    assert style.mask_to_rgb(np.array([[0, 255, 1]])).tolist() == [
         [[205, 205, 205], [255, 255, 255], [0x33, 0x22, 0x88]]
     ]
 
 
 def test_first_classes_are_apart_for_colour_blind_readers():
-    colours = palette.palette()
+    colours = style.palette()
     used = [*range(10), 255]
     gaps = [colour_distance(colours[i], colours[j]) for i in used for j in used if i < j]
     assert min(gaps) > 15  # CIELAB; 2 is just noticeable
@@ -81,14 +81,14 @@ def test_colour_blindness_hides_red_against_green():
 
 def test_palette_cannot_be_changed():
     with pytest.raises(ValueError, match="read-only"):
-        palette.palette()[0] = 1
+        style.palette()[0] = 1
 
 
 def test_text_reads_on_its_ground():
-    assert palette.text_colour((0, 0, 0.3)) == "white" and palette.text_colour((1, 1, 0.8)) == "black"
+    assert style.text_colour((0, 0, 0.3)) == "white" and style.text_colour((1, 1, 0.8)) == "black"
 
 
 def test_text_turns_white_at_the_middle_of_the_lightness():
     colours = np.random.default_rng(0).random((2000, 3))
     light = to_lab(np.round(255 * colours))[:, 0] > 55
-    assert [palette.text_colour(c) == "black" for c in colours] == light.tolist()
+    assert [style.text_colour(c) == "black" for c in colours] == light.tolist()
