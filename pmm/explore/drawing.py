@@ -300,9 +300,9 @@ class Chart:
     def curve(self, x: Sequence[float], y: Sequence[float], colour: RGB = BLUE, dots: bool = False) -> Chart:
         """Draw a line, with a dot at each point where told; NaN breaks it."""
         points = list(zip(x, y, strict=True))
-        for ends in pairwise(points):
-            if np.isfinite(ends).all():
-                self._line((*self.place(*ends[0]), *self.place(*ends[1])), colour, 3)
+        for first, second in pairwise(points):
+            if math.isfinite(first[1] + second[1]):
+                self._line((*self.place(*first), *self.place(*second)), colour, 3)
         for point in points if dots else ():
             if math.isfinite(point[1]):
                 self.dot(*point, colour, 3.5)
