@@ -252,3 +252,17 @@ def _spelled(name: str, value: Any) -> Any:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.3g}" if isinstance(value, int | float) else str(value or "–").replace("_", " ")
+
+
+def published_section(figure: str | None = None, dataset: str | None = None) -> dict[str, Any]:
+    """Return the published numbers of the paper and of work on the same pipeline, as a section of metrics.json.
+
+    A figure that was not found is not among them; a detail that its source does not state is None, never guessed.
+
+    Args:
+        figure: "segmentation model", "CAM, multi-crop test" or "segmentation model of URN"; None takes all.
+        dataset: "VOC 2012" or "COCO 2014"; None takes all.
+    """
+    section = read_json(project_root() / "results" / "published.json")
+    rows = [row for row in section["rows"] if figure in (None, row[0]) and dataset in (None, row[1])]
+    return {**section, "rows": rows}
