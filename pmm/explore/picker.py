@@ -20,8 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pmm.data.cam_files import load_cams
-from pmm.data.images import read_image
+from pmm.data.images import load_cams, read_image
 from pmm.errors import InputError
 from pmm.explore import drawing
 from pmm.figures.style import spaced

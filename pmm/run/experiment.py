@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from pmm.data import SegmentationData, open_dataset
-from pmm.data.cam_files import load_cams
+from pmm.data.images import load_cams
 from pmm.data.scenes import compose_scenes
 from pmm.data.transforms import Augmentation
 from pmm.errors import InputError

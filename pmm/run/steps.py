@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pmm.data import SegmentationData
-from pmm.data.cam_files import load_cams, save_cams
-from pmm.data.images import image_size, read_image, read_mask, write_mask
+from pmm.data.images import image_size, load_cams, read_image, read_mask, save_cams, write_mask
 from pmm.data.transforms import Augmentation, augment
 from pmm.errors import InputError
 from pmm.method.crf import CRFSettings

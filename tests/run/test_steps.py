@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from pmm.data.cam_files import save_cams
-from pmm.data.images import write_jpeg, write_mask
+from pmm.data.images import save_cams, write_jpeg, write_mask
 from pmm.errors import InputError
 from pmm.method.crf import CRFSettings
 from pmm.method.pseudo_mask import crf_pseudo_mask, ppmg
