@@ -189,8 +189,9 @@ def _gauss_lattice(height: int, width: int, sxy: float, threads: int) -> Lattice
 
 def _positions(height: int, width: int) -> np.ndarray:
     """(x, y) of each pixel, (N, 2) float32."""
-    y, x = np.mgrid[:height, :width]
-    return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
+    positions = np.empty((height, width, 2), np.float32)
+    positions[..., 0], positions[..., 1] = np.arange(width), np.arange(height)[:, None]
+    return positions.reshape(-1, 2)
 
 
 @njit(nogil=True, cache=True)
@@ -205,11 +206,11 @@ def _find(table, keys, low, high):
 
 
 @njit(nogil=True, cache=True)
-def _number(table, keys, count, key):
+def _number(table, keys, count, low, high):
     """Return the number of a key and how many keys there are; a new one is added, the table must have room."""
-    slot = _find(table, keys, key[0], key[1])
+    slot = _find(table, keys, low, high)
     if table[slot] < 0:
-        keys[count] = key
+        keys[count, 0], keys[count, 1] = low, high
         table[slot] = count
         count += 1
     return table[slot], count
@@ -219,7 +220,7 @@ def _number(table, keys, count, key):
 def _absorb(table, keys, count, new, numbers):
     """Add keys to a table that has room; write each key's number; return how many keys there are."""
     for i in range(len(new)):
-        numbers[i], count = _number(table, keys, count, new[i])
+        numbers[i], count = _number(table, keys, count, new[i, 0], new[i, 1])
     return count
 
 
@@ -338,7 +339,7 @@ def _locate(features, scale, first, last, vertices, weights):
             keys = np.empty((len(table) // 2, 2), np.int64)
             _absorb(table, keys, 0, known, np.empty(count, np.int32))
         for r in range(d + 1):
-            vertices[p, r], count = _number(table, keys, count, word)
+            vertices[p, r], count = _number(table, keys, count, word[0], word[1])
             word += steps[at_rank[d - r]]
     return keys[:count]
 
@@ -347,16 +348,22 @@ def _locate(features, scale, first, last, vertices, weights):
 def _normalize(vertices, weights, neighbours, scale):
     """Multiply the weights by 1 / sqrt(K 1), in place."""
     n, corners = vertices.shape
-    splats, values = np.zeros((2, 1, neighbours.shape[1] + 1, 1), np.float32)
+    values, scratch = np.zeros(neighbours.shape[1] + 1, np.float32), np.zeros(neighbours.shape[1] + 1, np.float32)
     for p in range(n):
         for j in range(corners):
-            splats[0, vertices[p, j], 0] += weights[p, j]
-    _blur(splats, np.array([[0, neighbours.shape[1]]]), neighbours, np.float32(1), values[0])
+            values[vertices[p, j]] += weights[p, j]
+    for direction in range(corners):
+        for v in range(neighbours.shape[1]):
+            around = values[neighbours[direction, v, 0]] + values[neighbours[direction, v, 1]]
+            scratch[v] = values[v] + np.float32(0.5) * around
+        values, scratch = scratch, values
     for p in range(n):
         total = np.float32(0)
         for j in range(corners):
-            total += weights[p, j] * values[0, vertices[p, j], 0]
-        weights[p] *= np.float32(1 / np.sqrt(total * scale + 1e-20))
+            total += weights[p, j] * values[vertices[p, j]]
+        norm = np.float32(1 / np.sqrt(total * scale + 1e-20))
+        for j in range(corners):
+            weights[p, j] *= norm
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
@@ -425,10 +432,20 @@ def _softmax(x, size, n_labels):
 def _slice(vertices, weights, table, start, size, corners, lanes, x):
     """Add the table's values at some pixels to x. The compiler knows the lengths of tuples and unrolls the loops."""
     for i in range(size):
-        for j in range(len(corners)):
-            v, w = np.uint32(vertices[start + i, j]), weights[start + i, j]
-            for c in range(len(lanes)):
-                x[i, c] += w * table[v, c]
+        if len(lanes) == 1:
+            total = x[i, 0]
+            for j in range(len(corners)):
+                total += weights[start + i, j] * table[np.uint32(vertices[start + i, j]), 0]
+            x[i, 0] = total
+        else:  # four sums that stay in registers
+            a, b, c, d = x[i, 0], x[i, 1], x[i, 2], x[i, 3]
+            for j in range(len(corners)):
+                v, w = np.uint32(vertices[start + i, j]), weights[start + i, j]
+                a += w * table[v, 0]
+                b += w * table[v, 1]
+                c += w * table[v, 2]
+                d += w * table[v, 3]
+            x[i, 0], x[i, 1], x[i, 2], x[i, 3] = a, b, c, d
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")

@@ -7,7 +7,6 @@ kappa or more is suspected of a wrong label, and its loss is reshaped: clamped, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +17,8 @@ from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX
 from pmm.method.smoothing import check_variant
 
-PUS_KINDS = ("clamp", "pow", "ignore", "none")
-"""How PUS reshapes the loss; "none" is the plain mean."""
-
-OFFICIAL_POW_OFFSET = 1e-9
-"""What the released code adds to the loss before it takes the power."""
+PUS_KINDS = ("clamp", "pow", "ignore", "none")  # how PUS reshapes the loss; "none" is the plain mean
+OFFICIAL_POW_OFFSET = 1e-9  # what the released code adds to the loss before it takes the power
 
 
 def pus_clamp(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
@@ -63,15 +59,12 @@ def pus_pow(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
         pus(L) = L ** kappa        (eq. 12)
 
     Args:
-        loss_map: floating point of any shape, >= 0.
+        loss_map: as in `pus_clamp`.
         kappa: > 0; below 1 it damps losses above 1 and lifts those below.
         variant: "paper" as printed, with value and gradient 0 at L = 0; "official" adds 1e-9 to L first.
 
     Returns:
-        Same shape.
-
-    Raises:
-        InputError: `kappa` is not positive, or `variant` is unknown.
+        Same shape; errors as in `pus_clamp`.
 
     Examples:
         >>> pus_pow(torch.tensor([0.0, 0.25, 4.0]), kappa=0.5)
@@ -90,15 +83,7 @@ def pus_ignore(loss_map: Tensor, kappa: float) -> Tensor:
 
         pus(L) = L   where L < kappa, else 0        (eq. 13)
 
-    Args:
-        loss_map: floating point of any shape, >= 0.
-        kappa: > 0.
-
-    Returns:
-        Same shape.
-
-    Raises:
-        InputError: `kappa` is not positive.
+    Arguments, shape and errors as in `pus_clamp`.
 
     Examples:
         >>> pus_ignore(torch.tensor([0.25, 2.0]), kappa=0.5)
@@ -122,8 +107,7 @@ def cross_entropy_map(logits: Tensor, target: Tensor, ignore_index: int = IGNORE
         (N, H, W) float32, >= 0; 0 where the target is ignored.
 
     Raises:
-        InputError: the shapes do not fit, or `target` is no integer tensor.
-        InputError: `target` holds a value that is neither a class index nor ignore_index.
+        InputError: the shapes do not fit, or `target` holds anything but class indices and ignore_index.
 
     Examples:
         >>> logits = torch.zeros(1, 2, 1, 3)  # two classes, undecided
@@ -143,16 +127,7 @@ def one_vs_all_bce_map(logits: Tensor, target: Tensor, ignore_index: int = IGNOR
     loss on a scale that beta and kappa near 0.5 can meet: it is log 2 = 0.69 for an undecided model, whatever
     K. The sum would be K times that, too far above beta for the gate to open when it should.
 
-    Args:
-        logits: (N, K, H, W) floating point, one channel per class, the background first.
-        target: (N, H, W) integers, class index in 0..K-1 or ignore_index.
-        ignore_index: label of the pixels without a loss.
-
-    Returns:
-        (N, H, W) float32, >= 0; 0 where the target is ignored.
-
-    Raises:
-        InputError: as `cross_entropy_map`.
+    Arguments, shape and errors as in `cross_entropy_map`.
 
     Examples:
         >>> one_vs_all_bce_map(torch.zeros(1, 21, 1, 2), torch.tensor([[[0, 255]]]))
@@ -165,11 +140,7 @@ def one_vs_all_bce_map(logits: Tensor, target: Tensor, ignore_index: int = IGNOR
     return torch.where(valid, (F.softplus(scores).sum(1) - own) / scores.shape[1], 0.0)
 
 
-PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "ce": cross_entropy_map,
-    "bce": one_vs_all_bce_map,
-}
-"""Per-pixel losses by name: softmax cross-entropy, or the paper's one-vs-all binary cross-entropy."""
+PIXEL_LOSSES = {"ce": cross_entropy_map, "bce": one_vs_all_bce_map}
 
 
 @dataclass(frozen=True)
@@ -181,12 +152,9 @@ class UnderfittingState:
         'open'
     """
 
-    mean_loss: Tensor
-    """Mean of the untouched loss, the value that the gate compares with beta."""
-    share_over_kappa: Tensor
-    """Share in [0, 1] of the valid pixels whose loss is kappa or more; 0 for kind "none"."""
-    is_open: Tensor
-    """bool: the mean loss is below beta, so that PUS reshapes the loss."""
+    mean_loss: Tensor  # mean of the untouched loss, the value that the gate compares with beta
+    share_over_kappa: Tensor  # share in [0, 1] of the valid pixels whose loss is kappa or more; 0 for kind "none"
+    is_open: Tensor  # bool: the mean loss is below beta, so that PUS reshapes the loss
 
     @property
     def gate(self) -> str:
@@ -247,17 +215,9 @@ class PretendedUnderfittingLoss(nn.Module):
         self.last_state: UnderfittingState | None = None
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of a batch.
+        """Return the loss of a batch, zero-dimensional float32; 0 with zero gradient where no pixel is valid.
 
-        Args:
-            logits: (N, K, H, W) floating point, at the target's size.
-            target: (N, H, W) integers, class index in 0..K-1 or ignore_index.
-
-        Returns:
-            Zero-dimensional float32; 0 with zero gradient where no pixel is valid.
-
-        Raises:
-            InputError: shapes or values of `target` do not fit.
+        Arguments and errors as in `cross_entropy_map`.
         """
         loss_map = PIXEL_LOSSES[self.pixel_loss](logits, target, self.ignore_index)  # (N, H, W)
         return self.reduce(loss_map, target != self.ignore_index)
