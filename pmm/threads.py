@@ -71,8 +71,7 @@ def map_images(
     of files, and gives the same bits on any number of cores.
 
     Args:
-        function: called from several threads, each of which uses one thread of torch and of the lattice alone.
-        items: one for each call.
+        function, items: called from several threads, each of which uses one thread of torch and of the lattice alone.
         workers: calls at a time; 0 takes `available_threads()`.
         processes: use processes, for a function that does not release the GIL; it must be picklable then.
     """

@@ -206,21 +206,15 @@ def _find(table, keys, low, high):
 
 
 @njit(nogil=True, cache=True)
-def _number(table, keys, count, low, high):
-    """Return the number of a key and how many keys there are; a new one is added, the table must have room."""
-    slot = _find(table, keys, low, high)
-    if table[slot] < 0:
-        keys[count, 0], keys[count, 1] = low, high
-        table[slot] = count
-        count += 1
-    return table[slot], count
-
-
-@njit(nogil=True, cache=True)
 def _absorb(table, keys, count, new, numbers):
     """Add keys to a table that has room; write each key's number; return how many keys there are."""
     for i in range(len(new)):
-        numbers[i], count = _number(table, keys, count, new[i, 0], new[i, 1])
+        slot = _find(table, keys, new[i, 0], new[i, 1])
+        if table[slot] < 0:
+            keys[count] = new[i]
+            table[slot] = count
+            count += 1
+        numbers[i] = table[slot]
     return count
 
 
@@ -234,7 +228,7 @@ def _renumber(vertices, first, last, numbers):
 @njit(nogil=True, cache=True)
 def _pack(coordinates, d, word):
     """Pack d coordinates into two words, so that adding packed steps adds coordinates."""
-    word[:] = 0
+    word[0] = word[1] = 0
     for i in range(d):
         word[i // 3] += np.int64(coordinates[i]) << (_SHIFT * (i % 3))
 
@@ -339,7 +333,12 @@ def _locate(features, scale, first, last, vertices, weights):
             keys = np.empty((len(table) // 2, 2), np.int64)
             _absorb(table, keys, 0, known, np.empty(count, np.int32))
         for r in range(d + 1):
-            vertices[p, r], count = _number(table, keys, count, word[0], word[1])
+            slot = _find(table, keys, word[0], word[1])
+            if table[slot] < 0:
+                keys[count] = word
+                table[slot] = count
+                count += 1
+            vertices[p, r] = table[slot]
             word += steps[at_rank[d - r]]
     return keys[:count]
 

@@ -46,7 +46,7 @@ def pus_clamp(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
         >>> pus_clamp(loss_map, kappa=0.5).sum().backward(); loss_map.grad
         tensor([1.0000, 0.2500])
     """
-    _check_positive("kappa", kappa)
+    _check_number("kappa", kappa, positive=True)
     if check_variant(variant) == "official":
         return torch.where(loss_map < kappa, loss_map, kappa)
     # the divisor is never below kappa, so a loss of 0 cannot make NaN
@@ -70,7 +70,7 @@ def pus_pow(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
         >>> pus_pow(torch.tensor([0.0, 0.25, 4.0]), kappa=0.5)
         tensor([0.0000, 0.5000, 2.0000])
     """
-    _check_positive("kappa", kappa)
+    _check_number("kappa", kappa, positive=True)
     if check_variant(variant) == "official":
         return (loss_map + OFFICIAL_POW_OFFSET) ** kappa
     positive = loss_map > 0
@@ -89,7 +89,7 @@ def pus_ignore(loss_map: Tensor, kappa: float) -> Tensor:
         >>> pus_ignore(torch.tensor([0.25, 2.0]), kappa=0.5)
         tensor([0.2500, 0.0000])
     """
-    _check_positive("kappa", kappa)
+    _check_number("kappa", kappa, positive=True)
     return torch.where(loss_map < kappa, loss_map, 0.0)
 
 
@@ -100,8 +100,7 @@ def cross_entropy_map(logits: Tensor, target: Tensor, ignore_index: int = IGNORE
 
     Args:
         logits: (N, K, H, W) floating point, one channel per class, the background first.
-        target: (N, H, W) integers, class index in 0..K-1 or ignore_index.
-        ignore_index: label of the pixels without a loss.
+        target: (N, H, W) integers, class index in 0..K-1 or ignore_index, the label of the pixels without a loss.
 
     Returns:
         (N, H, W) float32, >= 0; 0 where the target is ignored.
@@ -209,7 +208,7 @@ class PretendedUnderfittingLoss(nn.Module):
             raise InputError(f"pixel_loss: {pixel_loss!r} is unknown; choose one of {', '.join(PIXEL_LOSSES)}")
         if kind != "none":
             _check_number("beta", beta)
-            _check_positive("kappa", kappa)
+            _check_number("kappa", kappa, positive=True)
         self.kind, self.beta, self.kappa = kind, beta, kappa
         self.variant, self.pixel_loss, self.ignore_index = check_variant(variant), pixel_loss, ignore_index
         self.last_state: UnderfittingState | None = None
@@ -223,14 +222,11 @@ class PretendedUnderfittingLoss(nn.Module):
         return self.reduce(loss_map, target != self.ignore_index)
 
     def reduce(self, loss_map: Tensor, valid: Tensor) -> Tensor:
-        """Return the loss of ready pixel losses: gate, strategy and mean (eq. 10).
+        """Return the loss of ready pixel losses, as `forward`: gate, strategy and mean (eq. 10).
 
         Args:
             loss_map: floating point of any shape, >= 0; 0 where it is not valid.
             valid: bool of the same shape, False for the pixels without a loss.
-
-        Returns:
-            As `forward`; `last_state` is set as well.
         """
         n_valid = valid.sum()
         count = loss_map.numel() if self.variant == "official" else n_valid.clamp(min=1)
@@ -260,14 +256,10 @@ class PretendedUnderfittingLoss(nn.Module):
         return mean_loss < self.beta, over.sum() / n_valid.clamp(min=1)
 
 
-def _check_number(name: str, value: float | None) -> None:
+def _check_number(name: str, value: float | None, positive: bool = False) -> None:
     if value is None or not (math.isfinite(value) and value >= 0):
         raise InputError(f"{name}: {value} is not a finite number >= 0; the released code uses 0.5 on VOC")
-
-
-def _check_positive(name: str, value: float | None) -> None:
-    _check_number(name, value)
-    if value == 0:
+    if positive and value == 0:
         raise InputError(f"{name}: 0 is not positive; the released code uses 0.5 on VOC")
 
 

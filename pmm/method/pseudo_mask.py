@@ -67,8 +67,7 @@ def threshold_pseudo_mask(cam: ArrayLike, class_ids: ArrayLike, threshold: float
     """Take the strongest class where it exceeds a fixed threshold: the plain CAM baseline.
 
     Args:
-        cam: (C, H, W) floating point in [0, 1].
-        class_ids: (C,) mask values of the channels, in 1..254.
+        cam, class_ids: as in `crf_pseudo_mask`; of any size.
         threshold: constant background score in [0, 1]; a pixel equal to it stays background.
 
     Returns:
@@ -318,10 +317,7 @@ def cyclic_pseudo_mask(
         crf: joint CRF of the image, which refines the probabilities; they stay as they are by default.
 
     Returns:
-        (H, W) uint8 mask.
-
-    Raises:
-        InputError: a class id is no channel, or the CRF is of another image.
+        (H, W) uint8 mask; errors as in `allow_classes` and `DenseCRF.posterior`.
 
     Examples:
         >>> probabilities = np.array([[[0.2]], [[0.3]], [[0.5]]], np.float32)  # (3, 1, 1)
