@@ -13,9 +13,7 @@ from typing import TypeVar
 
 import joblib
 
-T = TypeVar("T")
-R = TypeVar("R")
-
+T, R = TypeVar("T"), TypeVar("R")
 _here = threading.local()
 
 
@@ -26,21 +24,17 @@ def available_threads() -> int:
     """
     share = os.environ.get("NUMBA_NUM_THREADS", "")
     cores = int(share) if share.isdigit() and int(share) > 0 else joblib.cpu_count()
-    return getattr(_here, "limit", cores)
+    return getattr(_here, "limit", None) or cores
 
 
 @contextmanager
 def limit_threads(limit: int) -> Iterator[None]:
     """Let work that this thread starts inside the block use so many threads: it is one of several already."""
-    before = getattr(_here, "limit", None)
-    _here.limit = limit
+    before, _here.limit = getattr(_here, "limit", None), limit
     try:
         yield
     finally:
-        if before is None:
-            del _here.limit
-        else:
-            _here.limit = before
+        _here.limit = before
 
 
 def run_parallel(threads: int, function: Callable[[T], R], jobs: Sequence[T]) -> list[R]:
@@ -77,13 +71,12 @@ def map_images(
     of files, and gives the same bits on any number of cores.
 
     Args:
-        function: called from several threads, each of which uses one thread of torch and of the lattice alone.
-        items: one for each call.
+        function, items: called from several threads, each of which uses one thread of torch and of the lattice alone.
         workers: calls at a time; 0 takes `available_threads()`.
         processes: use processes, for a function that does not release the GIL; it must be picklable then.
     """
-    pool = joblib.Parallel(workers or available_threads(), prefer="processes" if processes else "threads",
-                           return_as="generator")  # fmt: skip
+    prefer = "processes" if processes else "threads"
+    pool = joblib.Parallel(workers or available_threads(), prefer=prefer, return_as="generator")
     with _torch_threads_kept():
         yield from pool(joblib.delayed(_alone)(function, item) for item in items)
 

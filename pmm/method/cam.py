@@ -7,19 +7,16 @@ the stages it is a float32 array (C, H, W) in [0, 1], one channel per present cl
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX
 
-MAX_CLASS_ID = IGNORE_INDEX - 1
-"""Largest mask value a class may have: 0 is the background, IGNORE_INDEX means unknown."""
-
-RANGE_TOLERANCE = 1e-6
-"""Interpolating a map in [0, 1] may overshoot by rounding; up to this much is clipped in silence."""
+MAX_CLASS_ID = IGNORE_INDEX - 1  # largest mask value of a class: 0 is the background, IGNORE_INDEX means unknown
+RANGE_TOLERANCE = 1e-6  # interpolating a map in [0, 1] may overshoot by rounding; so much is clipped in silence
 
 
-def normalize_cam(cam: npt.ArrayLike) -> np.ndarray:
+def normalize_cam(cam: ArrayLike) -> np.ndarray:
     """Scale every channel of a CAM to [0, 1] by its own minimum and maximum.
 
         X(n) = (X - min X) / (max X - min X)        (eq. 1)
@@ -31,8 +28,7 @@ def normalize_cam(cam: npt.ArrayLike) -> np.ndarray:
         (C, H, W) float32 in [0, 1]; a constant channel becomes zeros.
 
     Raises:
-        InputError: `cam` is not a non-empty three-dimensional array of real numbers.
-        InputError: `cam` holds NaN or infinity.
+        InputError: `cam` is not a non-empty three-dimensional array of finite real numbers.
 
     Examples:
         >>> normalize_cam([[[2, 4], [6, 3]]])
@@ -49,7 +45,7 @@ def normalize_cam(cam: npt.ArrayLike) -> np.ndarray:
     return ((scores - low) / extent).astype(np.float32)
 
 
-def check_cam(cam: npt.ArrayLike, name: str = "cam") -> np.ndarray:
+def check_cam(cam: ArrayLike, name: str = "cam") -> np.ndarray:
     """Check a normalised CAM and return it as float32.
 
     Args:
@@ -81,15 +77,8 @@ def check_cam(cam: npt.ArrayLike, name: str = "cam") -> np.ndarray:
     return maps if low >= 0 and high <= 1 else np.clip(maps, 0, 1)
 
 
-def check_class_ids(class_ids: npt.ArrayLike, n_channels: int) -> np.ndarray:
-    """Check that the class ids fit a CAM with `n_channels` channels.
-
-    Args:
-        class_ids: (C,) integers, each in 1..254, unique.
-        n_channels: C of the CAM.
-
-    Returns:
-        (C,) int64.
+def check_class_ids(class_ids: ArrayLike, n_channels: int) -> np.ndarray:
+    """Return class ids, one for each of n_channels and unique, each in 1..254, as (C,) int64.
 
     Raises:
         InputError: not a list of integers, wrong length, out of range, or duplicates.
@@ -115,7 +104,7 @@ def check_class_ids(class_ids: npt.ArrayLike, n_channels: int) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def _finite_maps(cam: npt.ArrayLike, name: str) -> np.ndarray:
+def _finite_maps(cam: ArrayLike, name: str) -> np.ndarray:
     maps = np.asarray(cam)
     if maps.dtype.kind not in "fiu":
         raise InputError(f"{name}: an array of real numbers expected, got {maps.dtype}")

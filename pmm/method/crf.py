@@ -3,8 +3,8 @@
 Mean-field inference with a Gaussian kernel on position and a bilateral kernel on position and colour:
 Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials",
 NIPS 2011 (arXiv 1210.5644).
-Building the permutohedral lattices of an image costs time; an object keeps them, so that the binary problems of
-all classes in an image share them. Two engines give the same posteriors to about 1e-4: `lattice`
+An object keeps the permutohedral lattices of its image, whose building costs time, for the binary problems of all
+classes in the image. Two engines give the same posteriors to about 1e-4: `lattice`
 (`pmm.method.lattice`) and the C++ package pydensecrf, which is the reference.
 """
 
@@ -12,40 +12,29 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from types import ModuleType
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from pmm.errors import InputError, MissingDependency
 
-ENGINES = ("lattice", "pydensecrf")
-"""Who computes, as `CRFSettings` and the parameter `crf_engine` name it."""
+if TYPE_CHECKING:
+    from pydensecrf.densecrf import DenseCRF2D
 
-MIN_PROBABILITY = 1e-5
-"""Probabilities are clipped to [this, 1] before the logarithm, as pydensecrf's `unary_from_softmax` does."""
+    from pmm.method.lattice import LatticeEngine
 
-_MAX_FEATURE = {"gauss": 10_000.0, "bilateral": 3_000.0}  # the lattice keeps its coordinates in 16 bits
+ENGINES = ("lattice", "pydensecrf")  # who computes, as `CRFSettings` and the parameter `crf_engine` name it
+MIN_PROBABILITY = 1e-5  # probabilities are clipped to [this, 1] before the logarithm, as by `unary_from_softmax`
 
 
 @dataclass(frozen=True)
 class CRFSettings:
     """Strength and reach of the two kernels; the defaults are those of PPMG in the released code.
 
-    Args:
-        iterations: mean-field iterations, >= 1.
-        gauss_sxy: reach of the position kernel in pixels, > 0.
-        gauss_compat: weight of the position kernel, >= 0.
-        bilateral_sxy: reach of the position-and-colour kernel in pixels, > 0.
-        bilateral_srgb: its reach in colour, in grey levels of 0..255, > 0.
-        bilateral_compat: its weight, >= 0.
-        engine: who computes: `lattice`, see `pmm.method.lattice`, or `pydensecrf`, the package that everybody cites.
-
     Raises:
-        InputError: a value is not a finite number in the range above, or the engine is unknown.
+        InputError: a value is not a finite number in the range below, or the engine is unknown.
 
     Examples:
         >>> CRFSettings(gauss_compat=3) == JOINT_CRF
@@ -55,43 +44,40 @@ class CRFSettings:
         pmm.errors.InputError: iterations: 0 is not a whole number >= 1
     """
 
-    iterations: int = 10
-    gauss_sxy: float = 3
-    gauss_compat: float = 10
-    bilateral_sxy: float = 80
-    bilateral_srgb: float = 13
-    bilateral_compat: float = 10
-    engine: str = "lattice"
+    iterations: int = 10  # of mean field, >= 1
+    gauss_sxy: float = 3  # reach of the position kernel in pixels, > 0
+    gauss_compat: float = 10  # its weight, >= 0
+    bilateral_sxy: float = 80  # reach of the position-and-colour kernel in pixels, > 0
+    bilateral_srgb: float = 13  # its reach in colour, in grey levels of 0..255, > 0
+    bilateral_compat: float = 10  # its weight, >= 0
+    engine: str = "lattice"  # who computes: `pmm.method.lattice`, or pydensecrf, the package that everybody cites
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise InputError(f"engine: {self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
-        for field in fields(self):
-            if field.name == "engine":
+        for name, value in asdict(self).items():
+            if name == "engine":
                 continue
-            value = getattr(self, field.name)
             if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
-                raise InputError(f"{field.name}: {value!r} is not a finite number; see CRFSettings")
-            if field.name.endswith("compat") and value < 0:
-                raise InputError(f"{field.name}: {value} is negative; give a weight >= 0")
-            if "_s" in field.name and value <= 0:
-                raise InputError(f"{field.name}: {value} is not positive; give a standard deviation > 0")
+                raise InputError(f"{name}: {value!r} is not a finite number; see CRFSettings")
+            if name.endswith("compat") and value < 0:
+                raise InputError(f"{name}: {value} is negative; give a weight >= 0")
+            if "_s" in name and value <= 0:
+                raise InputError(f"{name}: {value} is not positive; give a standard deviation > 0")
         if not isinstance(self.iterations, numbers.Integral) or self.iterations < 1:
             raise InputError(f"iterations: {self.iterations} is not a whole number >= 1")
 
 
-PPMG_CRF = CRFSettings()
-"""The binary CRFs of Algorithm 1."""
-JOINT_CRF = CRFSettings(gauss_compat=3)
-"""The joint CRF of section 2.1 (eq. 3-4), which makes the baseline masks."""
+PPMG_CRF = CRFSettings()  # the binary CRFs of Algorithm 1
+JOINT_CRF = CRFSettings(gauss_compat=3)  # the joint CRF of section 2.1 (eq. 3-4), which makes the baseline masks
+# refines the segmentation model's softmax at test time
 SEGMENTATION_CRF = CRFSettings(gauss_sxy=1, gauss_compat=3, bilateral_sxy=67, bilateral_srgb=3, bilateral_compat=4)
-"""Refines the segmentation model's softmax at test time."""
 
 
 def compile_lattice() -> None:
-    """Solve tiny problems of every kind, so that numba compiles and keeps every function of the lattice engine.
+    """Make numba compile and keep every function of the lattice engine, some fifteen seconds once a machine.
 
-    It takes some fifteen seconds once a machine. Without it the first mask takes as much longer.
+    Without it the first mask takes as much longer.
 
     Examples:
         >>> compile_lattice()
@@ -120,8 +106,7 @@ class DenseCRF:
         settings: kernels and iterations.
 
     Raises:
-        InputError: `image` is not (H, W, 3) uint8.
-        InputError: `settings` is no CRFSettings, or a sigma is too small for the size of the image.
+        InputError: `image` or `settings` is of another kind, or a sigma is too small for the size of the image.
         MissingDependency: the engine is pydensecrf, and it is not installed.
 
     Examples:
@@ -134,52 +119,50 @@ class DenseCRF:
                 [ True,  True]]])
     """
 
-    def __init__(self, image: npt.ArrayLike, settings: CRFSettings = PPMG_CRF) -> None:
+    def __init__(self, image: ArrayLike, settings: CRFSettings = PPMG_CRF) -> None:
         pixels = np.array(check_image(image), order="C")
         if not isinstance(settings, CRFSettings):
             raise InputError(f"settings: CRFSettings expected, got {type(settings).__name__}")
         _check_reach(settings, max(pixels.shape[:2]))
         self.settings = settings
         self.size: tuple[int, int] = pixels.shape[:2]
-        self._engine = _ENGINES[settings.engine](pixels, settings)
+        self._engine = (_lattice_engine if settings.engine == "lattice" else PydensecrfEngine)(pixels, settings)
 
-    def posterior(self, probabilities: npt.ArrayLike) -> np.ndarray:
-        """Refine K label probabilities per pixel so that alike pixels get alike labels.
+    def posterior(self, probabilities: ArrayLike) -> np.ndarray:
+        """Refine K >= 2 label probabilities per pixel so that alike pixels get alike labels.
 
         Args:
-            probabilities: (K, H, W) in [0, 1], K >= 2; they need not sum to 1, only their ratio matters.
+            probabilities: (K, H, W) in [0, 1]; they need not sum to 1, only their ratio matters.
 
         Returns:
             (K, H, W) float32, summing to 1 over K.
 
         Raises:
-            InputError: `probabilities` has the wrong shape, fewer than 2 labels, NaN, or leaves [0, 1].
+            InputError: `probabilities` is not as described above.
         """
         maps = self._check(probabilities, "probabilities")
         if len(maps) < 2:
             raise InputError(f"probabilities: {len(maps)} label(s), at least 2 expected; add the background")
         return self._engine.mean_field(_unary(maps)).reshape(maps.shape)  # (K, H * W) -> (K, H, W)
 
-    def foreground_posterior(self, foreground: npt.ArrayLike, background: npt.ArrayLike) -> np.ndarray:
+    def foreground_posterior(self, foreground: ArrayLike, background: ArrayLike) -> np.ndarray:
         """Solve C independent two-label problems, class against background, one per channel.
 
         Args:
-            foreground: (C, H, W) in [0, 1], score of each class; C may be 0.
-            background: (C, H, W) in [0, 1], score of each class's background.
+            foreground, background: (C, H, W) in [0, 1], scores of each class and of its background; C may be 0.
 
         Returns:
             (C, H, W) float32 in [0, 1], posterior of the foreground.
 
         Raises:
-            InputError: an argument has the wrong shape, NaN, or leaves [0, 1].
+            InputError: an argument is not as described above.
         """
-        front = self._check(foreground, "foreground")
-        back = self._check(background, "background")
+        front, back = self._check(foreground, "foreground"), self._check(background, "background")
         if len(front) != len(back):
             raise InputError(f"background: {len(back)} channels, foreground has {len(front)}; give equal numbers")
         return self._engine.binary_mean_field(_unary(front), _unary(back)).reshape(front.shape)
 
-    def _check(self, probabilities: npt.ArrayLike, name: str) -> np.ndarray:
+    def _check(self, probabilities: ArrayLike, name: str) -> np.ndarray:
         maps = np.asarray(probabilities)
         if maps.dtype.kind not in "fiu" or maps.ndim != 3 or maps.shape[1:] != self.size:
             found = f"{maps.shape} of {maps.dtype}"
@@ -191,7 +174,7 @@ class DenseCRF:
         return maps
 
 
-def check_image(image: npt.ArrayLike) -> np.ndarray:
+def check_image(image: ArrayLike) -> np.ndarray:
     """Return `image` as an array if it is (H, W, 3) uint8 with H, W >= 1, raise InputError otherwise.
 
     Examples:
@@ -203,16 +186,6 @@ def check_image(image: npt.ArrayLike) -> np.ndarray:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise InputError(f"image: (H, W, 3) uint8 RGB expected, got {pixels.shape} of {pixels.dtype}")
     return pixels
-
-
-class _Engine(Protocol):
-    """Who computes: mean-field inference on the kernels of one image of N pixels."""
-
-    def mean_field(self, unary: np.ndarray) -> np.ndarray:
-        """(K, N) float32 energies -> (K, N) float32 posterior."""
-
-    def binary_mean_field(self, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
-        """(C, N) and (C, N) float32 energies -> (C, N) float32 posterior of the foreground."""
 
 
 class PydensecrfEngine:
@@ -229,9 +202,15 @@ class PydensecrfEngine:
     """
 
     def __init__(self, image: np.ndarray, settings: CRFSettings) -> None:
-        self._pydensecrf = _import_pydensecrf()
-        self._image, self._settings = image, settings
-        self._by_labels: dict[int, object] = {}
+        try:
+            from pydensecrf.densecrf import DenseCRF2D
+        except ImportError:
+            raise MissingDependency(
+                "crf_engine = pydensecrf: it is not installed; pip install pydensecrf2 (needs a C++ compiler), "
+                "or take crf_engine = lattice"
+            ) from None
+        self._new_crf, self._image, self._settings = DenseCRF2D, image, settings
+        self._by_labels: dict[int, DenseCRF2D] = {}
 
     def mean_field(self, unary: np.ndarray) -> np.ndarray:
         """(K, N) float32 energies -> (K, N) float32 posterior."""
@@ -248,31 +227,19 @@ class PydensecrfEngine:
             posterior[channel] = self.mean_field(np.stack([back, front]))[1]
         return posterior
 
-    def _build(self, n_labels: int) -> object:
-        height, width = self._image.shape[:2]
-        s = self._settings
-        crf = self._pydensecrf.DenseCRF2D(width, height, n_labels)
+    def _build(self, n_labels: int) -> DenseCRF2D:
+        (height, width), s = self._image.shape[:2], self._settings
+        crf = self._new_crf(width, height, n_labels)
         crf.addPairwiseGaussian(sxy=float(s.gauss_sxy), compat=float(s.gauss_compat))
-        crf.addPairwiseBilateral(
-            sxy=float(s.bilateral_sxy),
-            srgb=float(s.bilateral_srgb),
-            rgbim=self._image,
-            compat=float(s.bilateral_compat),
-        )
+        reach = {"sxy": float(s.bilateral_sxy), "srgb": float(s.bilateral_srgb)}
+        crf.addPairwiseBilateral(**reach, rgbim=self._image, compat=float(s.bilateral_compat))
         return crf
 
 
-def _lattice_engine(image: np.ndarray, settings: CRFSettings, threads: int | None = None) -> _Engine:
+def _lattice_engine(image: np.ndarray, settings: CRFSettings, threads: int | None = None) -> LatticeEngine:
     from pmm.method.lattice import LatticeEngine  # numba takes a moment to import
 
-    kernels = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "engine"}
-    return LatticeEngine(image, **kernels, threads=threads)
-
-
-_ENGINES: dict[str, Callable[[np.ndarray, CRFSettings], _Engine]] = {
-    "lattice": _lattice_engine,
-    "pydensecrf": PydensecrfEngine,
-}
+    return LatticeEngine(image, settings, threads)
 
 
 def _unary(probabilities: np.ndarray) -> np.ndarray:
@@ -283,23 +250,8 @@ def _unary(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _check_reach(settings: CRFSettings, longest_side: int) -> None:
-    features = (
-        ("gauss_sxy", longest_side, _MAX_FEATURE["gauss"]),
-        ("bilateral_sxy", longest_side, _MAX_FEATURE["bilateral"]),
-        ("bilateral_srgb", 255, _MAX_FEATURE["bilateral"]),
-    )
-    for name, extent, limit in features:
-        value = getattr(settings, name)
+    extents = {"gauss_sxy": longest_side, "bilateral_sxy": longest_side, "bilateral_srgb": 255}
+    for name, extent in extents.items():
+        value, limit = getattr(settings, name), 10_000 if name == "gauss_sxy" else 3_000  # 16 bits a coordinate
         if extent / value > limit:
             raise InputError(f"{name}: {value:g} is too small for this image; give at least {extent / limit:g}")
-
-
-def _import_pydensecrf() -> ModuleType:
-    try:
-        import pydensecrf.densecrf
-    except ImportError:
-        raise MissingDependency(
-            "crf_engine = pydensecrf: it is not installed; pip install pydensecrf2 (needs a C++ compiler), "
-            "or take crf_engine = lattice"
-        ) from None
-    return pydensecrf.densecrf

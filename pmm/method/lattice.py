@@ -18,36 +18,28 @@ numba compiles these functions once for each machine. They release the GIL, so p
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from pmm.threads import available_threads, run_parallel
 
-STRIPES = 4
-"""Parts that the pixels are cut into, one thread each; sums are the same on any number of threads."""
+if TYPE_CHECKING:
+    from pmm.method.crf import CRFSettings
 
-LANES = 4
-"""Channels that share a pass; more problems go in several blocks."""
-
+STRIPES = 4  # parts that the pixels are cut into, one thread each; sums are the same on any number of threads
+LANES = 4  # channels that share a pass; more problems go in several blocks
 _CHUNK = 512  # pixels between slice, squash and splat: they stay in the first-level cache
+_THREE, _SIX = (0,) * 3, (0,) * 6  # as long as a pixel has vertices in the two lattices
 _SHIFT = 21  # bits a coordinate of a packed key, three to a word; pydensecrf's coordinates have 16
 _HASH_LOW, _HASH_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, well mixed
 
 
-@dataclass(frozen=True)
-class Lattice:
-    """Where each pixel lies between the vertices, and which vertices are neighbours.
-
-    Attributes:
-        vertices: (N, d + 1) uint16, or int32 where there are too many for it: the vertices of each pixel's simplex.
-        weights: (N, d + 1) float32, its barycentric weights times the normalisation D^-1/2.
-        neighbours: (d + 1, M, 2) int32, both neighbours of each vertex along each direction; M stands for none.
-        ranges: (STRIPES, 2) int64, first and last + 1 of the vertices that each stripe of pixels touches.
+class Lattice(NamedTuple):
+    """Where each of N pixels lies between the M vertices, and which vertices are neighbours.
 
     Examples:
         >>> lattice = build_lattice(np.zeros((3, 2), np.float32), threads=1)  # three points at one place
@@ -55,10 +47,10 @@ class Lattice:
         (3, 0.8)
     """
 
-    vertices: np.ndarray
-    weights: np.ndarray
-    neighbours: np.ndarray
-    ranges: np.ndarray
+    vertices: np.ndarray  # (N, d + 1) uint16, or int32 where there are too many: the vertices of each pixel's simplex
+    weights: np.ndarray  # (N, d + 1) float32, its barycentric weights times the normalisation D^-1/2
+    neighbours: np.ndarray  # (d + 1, M, 2) int32, both neighbours of each vertex along each direction; M: none
+    ranges: np.ndarray  # (STRIPES, 2) int64, first and last + 1 of the vertices that each stripe of pixels touches
 
     @property
     def n_vertices(self) -> int:
@@ -78,8 +70,7 @@ def stripes(n: int) -> list[tuple[int, int]]:
         >>> stripes(10)
         [(0, 2), (2, 5), (5, 7), (7, 10)]
     """
-    edges = [n * i // STRIPES for i in range(STRIPES + 1)]
-    return list(pairwise(edges))
+    return list(pairwise(n * i // STRIPES for i in range(STRIPES + 1)))
 
 
 def build_lattice(features: np.ndarray, threads: int) -> Lattice:
@@ -88,9 +79,6 @@ def build_lattice(features: np.ndarray, threads: int) -> Lattice:
     Args:
         features: (N, d) float32, coordinates in standard deviations of the kernel, d <= 6.
         threads: how many may work.
-
-    Returns:
-        The lattice.
 
     Examples:
         >>> lattice = build_lattice(np.array([[0, 0], [9, 9]], np.float32), threads=1)
@@ -103,20 +91,17 @@ def build_lattice(features: np.ndarray, threads: int) -> Lattice:
     scale = (np.sqrt(2 / 3) * (d + 1) / np.sqrt((i + 1) * (i + 2))).astype(np.float32)
     # each stripe numbers its own vertices; the keys of all are then numbered anew in one table
     parts = run_parallel(threads, lambda s: _locate(features, scale, *s, vertices, weights), stripes(n))
-    capacity = 2  # stays a power of two: `_find` masks the hash
-    while capacity < 2 * sum(len(part) for part in parts) + 2:
-        capacity *= 2
-    table, keys = np.full(capacity, -1, np.int32), np.empty((capacity // 2, 2), np.int64)
-    count, renumbered = 0, []
-    for part in parts:
+    capacity = 1 << max(1, (2 * sum(map(len, parts)) + 1).bit_length())  # a power of two: `_find` masks the hash
+    table, keys, count = np.full(capacity, -1, np.int32), np.empty((capacity // 2, 2), np.int64), 0
+    jobs = []
+    for part, stripe in zip(parts, stripes(n), strict=True):
         numbers = np.empty(len(part), np.int32)
         count = _absorb(table, keys, count, part, numbers)
-        renumbered.append(numbers)
-    jobs = [(vertices, *stripe, numbers) for stripe, numbers in zip(stripes(n), renumbered, strict=True)]
+        jobs.append((vertices, *stripe, numbers))
     run_parallel(threads, lambda job: _renumber(*job), jobs)
     neighbours = np.empty((d + 1, count, 2), np.int32)
     run_parallel(threads, lambda j: _find_neighbours(table, keys[:count], d, j, neighbours[j]), list(range(d + 1)))
-    ranges = np.array([(n.min(), n.max() + 1) if len(n) else (0, 0) for n in renumbered])
+    ranges = np.array([(job[-1].min(), job[-1].max() + 1) if len(job[-1]) else (0, 0) for job in jobs])
     if count <= 1 << 16:  # a pass over the pixels is bound by what it reads
         vertices = vertices.astype(np.uint16)
     lattice = Lattice(vertices, weights, neighbours, ranges)
@@ -125,44 +110,28 @@ def build_lattice(features: np.ndarray, threads: int) -> Lattice:
 
 
 class LatticeEngine:
-    """Mean field by numba on lattices that stay with the image.
-
-    Args:
-        image: (H, W, 3) uint8.
-        iterations, gauss_sxy, gauss_compat, bilateral_sxy, bilateral_srgb, bilateral_compat: as in `CRFSettings`.
-        threads: defaults to `available_threads()`.
+    """Mean field by numba on lattices that stay with the image, (H, W, 3) uint8.
 
     Examples:
-        >>> engine = LatticeEngine(np.zeros((1, 2, 3), np.uint8), 10, 3, 10, 80, 13, 10)
+        >>> from pmm.method.crf import PPMG_CRF
+        >>> engine = LatticeEngine(np.zeros((1, 2, 3), np.uint8), PPMG_CRF)
         >>> engine.mean_field(np.array([[0, 0], [5, 5]], np.float32)).round()  # energies: the first label is cheaper
         array([[1., 1.],
                [0., 0.]], dtype=float32)
     """
 
-    def __init__(
-        self,
-        image: np.ndarray,
-        iterations: int,
-        gauss_sxy: float,
-        gauss_compat: float,
-        bilateral_sxy: float,
-        bilateral_srgb: float,
-        bilateral_compat: float,
-        threads: int | None = None,
-    ) -> None:
-        self._image, self._iterations = image, iterations
-        self._gauss_sxy, self._bilateral_sxy, self._bilateral_srgb = gauss_sxy, bilateral_sxy, bilateral_srgb
-        self._weights = (gauss_compat, bilateral_compat)
-        self._threads = threads or available_threads()
+    def __init__(self, image: np.ndarray, settings: CRFSettings, threads: int | None = None) -> None:
+        self._image, self._settings, self._threads = image, settings, threads or available_threads()
 
     @cached_property
     def _lattices(self) -> tuple[Lattice, Lattice]:
         """Build the position lattice and the bilateral one, whose features are (x, y, r, g, b)."""
         height, width = self._image.shape[:2]
         features = np.empty((height * width, 5), np.float32)
-        np.divide(_positions(height, width), np.float32(self._bilateral_sxy), out=features[:, :2])
-        np.divide(self._image.reshape(-1, 3), np.float32(self._bilateral_srgb), out=features[:, 2:])
-        return _gauss_lattice(height, width, self._gauss_sxy, self._threads), build_lattice(features, self._threads)
+        np.divide(_positions(height, width), np.float32(self._settings.bilateral_sxy), out=features[:, :2])
+        np.divide(self._image.reshape(-1, 3), np.float32(self._settings.bilateral_srgb), out=features[:, 2:])
+        gauss = _gauss_lattice(height, width, self._settings.gauss_sxy, self._threads)
+        return gauss, build_lattice(features, self._threads)
 
     def mean_field(self, unary: np.ndarray) -> np.ndarray:
         """(K, N) float32 energies -> (K, N) float32 posterior."""
@@ -170,7 +139,7 @@ class LatticeEngine:
         logits = np.full((blocks, unary.shape[1], LANES), -np.inf, np.float32)  # (K, N) -> (blocks, N, LANES)
         for k, energies in enumerate(unary):
             logits[k // LANES, :, k % LANES] = -energies
-        posterior = self._iterate(logits, partial(_softmax_sweep, len(unary)))
+        posterior = self._iterate(logits, len(unary))
         return np.ascontiguousarray(posterior.transpose(0, 2, 1).reshape(blocks * LANES, -1)[: len(unary)])
 
     def binary_mean_field(self, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -181,38 +150,48 @@ class LatticeEngine:
             lanes = 1 if front.shape[1] == 1 else LANES
             block = np.zeros((1, len(front), lanes), np.float32)  # unused lanes stay 0: undecided, seen by nobody
             np.subtract(back, front, out=block[0, :, : front.shape[1]])
-            posterior[first : first + LANES] = self._iterate(block, _tanh_sweep)[0, :, : front.shape[1]].T
+            posterior[first : first + LANES] = self._iterate(block)[0, :, : front.shape[1]].T
         return posterior
 
-    def _iterate(self, logits: np.ndarray, sweep: Callable[..., None]) -> np.ndarray:
-        """(B, N, lanes) float32 logits -> posterior of the same shape, in the same memory."""
+    def _iterate(self, logits: np.ndarray, n_labels: int = 0) -> np.ndarray:
+        """(B, N, lanes) float32 logits -> posterior of the same shape, in the same memory; 0 labels: binary."""
         blocks, n, lanes = logits.shape
         gauss, bilateral = self._lattices
-        both = zip(self._lattices, self._weights, strict=True)
-        sides = [(lattice, np.float32(weight * lattice.blur_scale)) for lattice, weight in both]
-        blurred = [np.zeros((blocks, lattice.n_vertices + 1, lanes), np.float32) for lattice, _ in sides]
+        weights = self._settings.gauss_compat, self._settings.bilateral_compat
+        blurred = [np.zeros((blocks, lattice.n_vertices + 1, lanes), np.float32) for lattice in self._lattices]
         splats = [np.zeros((STRIPES, *values.shape), np.float32) for values in blurred]
-        jobs = [(i, first, last) for i, (first, last) in enumerate(stripes(n)) if first < last]
 
-        def pass_over(job: tuple[int, int, int], last: bool) -> None:
-            """Run the sweep on one stripe of pixels."""
-            i, first, end = job
+        def pass_over(job: tuple[int, tuple[int, int]]) -> None:
+            """Read the blurred values of one stripe of pixels and splat anew, or write the posterior."""
+            i, stripe = job
             tables = (blurred[0], blurred[1], splats[0][i], splats[1][i])
-            lattices = (gauss.vertices, gauss.weights, bilateral.vertices, bilateral.weights)
-            sweep(logits, lattices, tables, first, end, logits, last)  # a chunk is read before it is written
+            _pass(logits, *gauss[:2], *bilateral[:2], *tables, *stripe, (0,) * lanes, n_labels, last)
 
         def blur(job: tuple[int, int]) -> None:
             """Sum up and blur one lattice's splats of one block."""
             k, block = job
-            lattice, scale = sides[k]
+            lattice = self._lattices[k]
+            scale = np.float32(weights[k] * lattice.blur_scale)
             _blur(splats[k][:, block], lattice.ranges, lattice.neighbours, scale, blurred[k][block])
 
-        for step in range(self._iterations + 1):
-            last = step == self._iterations
-            run_parallel(self._threads, partial(pass_over, last=last), jobs)
+        for step in range(self._settings.iterations + 1):
+            last = step == self._settings.iterations
+            run_parallel(self._threads, pass_over, list(enumerate(stripes(n))))
             if not last:
                 run_parallel(self._threads, blur, [(k, block) for k in (0, 1) for block in range(blocks)])
         return logits
+
+
+@lru_cache(maxsize=8)
+def _gauss_lattice(height: int, width: int, sxy: float, threads: int) -> Lattice:
+    return build_lattice(_positions(height, width) / np.float32(sxy), threads)
+
+
+def _positions(height: int, width: int) -> np.ndarray:
+    """(x, y) of each pixel, (N, 2) float32."""
+    positions = np.empty((height, width, 2), np.float32)
+    positions[..., 0], positions[..., 1] = np.arange(width), np.arange(height)[:, None]
+    return positions.reshape(-1, 2)
 
 
 @njit(nogil=True, cache=True)
@@ -224,16 +203,6 @@ def _find(table, keys, low, high):
     while table[slot] >= 0 and (keys[table[slot], 0] != low or keys[table[slot], 1] != high):
         slot = (slot + 1) & mask
     return slot
-
-
-@njit(nogil=True, cache=True)
-def _grow(table, keys, count):
-    """Double a hash table."""
-    larger, room = np.full(2 * len(table), -1, np.int32), np.empty((2 * len(keys), 2), np.int64)
-    for i in range(count):
-        room[i] = keys[i]
-        larger[_find(larger, keys, keys[i, 0], keys[i, 1])] = i
-    return larger, room
 
 
 @njit(nogil=True, cache=True)
@@ -257,14 +226,31 @@ def _renumber(vertices, first, last, numbers):
 
 
 @njit(nogil=True, cache=True)
-def _find_neighbours(table, keys, d, direction, out):
-    """Look up both neighbours along a direction: all coordinates one less, one of them d more, and the reverse."""
-    step = np.zeros(2, np.int64)
+def _pack(coordinates, d, word):
+    """Pack d coordinates into two words, so that adding packed steps adds coordinates."""
+    word[0] = word[1] = 0
     for i in range(d):
-        step[i // 3] += np.int64(d if i == direction else -1) << (_SHIFT * (i % 3))
+        word[i // 3] += np.int64(coordinates[i]) << (_SHIFT * (i % 3))
+
+
+@njit(nogil=True, cache=True)
+def _steps(d):
+    """Packed steps from one vertex to the next, (d + 1, 2): all coordinates one more, one of them d less."""
+    steps = np.empty((d + 1, 2), np.int64)
+    for i in range(d + 1):
+        coordinates = np.ones(d + 1, np.int64)
+        coordinates[i] = -d
+        _pack(coordinates, d, steps[i])
+    return steps
+
+
+@njit(nogil=True, cache=True)
+def _find_neighbours(table, keys, d, direction, out):
+    """Look up both neighbours along a direction, a step back and a step on."""
+    step = _steps(d)[direction]
     for v in range(len(keys)):
         for side in range(2):
-            sign = 1 - 2 * side
+            sign = 2 * side - 1
             found = table[_find(table, keys, keys[v, 0] + sign * step[0], keys[v, 1] + sign * step[1])]
             out[v, side] = found if found >= 0 else len(keys)
 
@@ -323,25 +309,13 @@ def _barycentric(elevated, lower, at_rank, weights):
 
 
 @njit(nogil=True, cache=True)
-def _pack(coordinates, d, word):
-    """Pack d coordinates into two words, so that adding packed steps adds coordinates."""
-    word[0] = word[1] = 0
-    for i in range(d):
-        word[i // 3] += np.int64(coordinates[i]) << (_SHIFT * (i % 3))
-
-
-@njit(nogil=True, cache=True)
 def _locate(features, scale, first, last, vertices, weights):
     """Find the simplices of some points; write vertices, numbered as they come, and weights; return the keys."""
     d = features.shape[1]
     table, keys, count = np.full(4096, -1, np.int32), np.empty((2048, 2), np.int64), 0
     elevated, lower = np.empty(d + 1, np.float32), np.empty(d + 1, np.float32)
     rank, at_rank, ranks_before = np.empty(d + 1, np.int32), np.empty(d + 1, np.int32), np.full(d + 1, -1, np.int32)
-    word, before, step = np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros((d + 1, 2), np.int64)
-    for i in range(d + 1):  # from one vertex to the next: all coordinates one more, one of them d less
-        coordinates = np.ones(d + 1, np.int64)
-        coordinates[i] = -d
-        _pack(coordinates, d, step[i])
+    word, before, steps = np.zeros(2, np.int64), np.zeros(2, np.int64), _steps(d)
     for p in range(first, last):
         _elevate(features[p], scale, elevated)
         _enclose(elevated, lower, rank, at_rank)
@@ -354,8 +328,10 @@ def _locate(features, scale, first, last, vertices, weights):
             vertices[p] = vertices[p - 1]
             continue
         before[:], ranks_before[:] = word, rank
-        if 2 * (count + d + 1) > len(table):
-            table, keys = _grow(table, keys, count)
+        if 2 * (count + d + 1) > len(table):  # double the table
+            table, known = np.full(2 * len(table), -1, np.int32), keys[:count]
+            keys = np.empty((len(table) // 2, 2), np.int64)
+            _absorb(table, keys, 0, known, np.empty(count, np.int32))
         for r in range(d + 1):
             slot = _find(table, keys, word[0], word[1])
             if table[slot] < 0:
@@ -363,7 +339,7 @@ def _locate(features, scale, first, last, vertices, weights):
                 table[slot] = count
                 count += 1
             vertices[p, r] = table[slot]
-            word += step[at_rank[d - r]]
+            word += steps[at_rank[d - r]]
     return keys[:count]
 
 
@@ -389,25 +365,25 @@ def _normalize(vertices, weights, neighbours, scale):
             weights[p, j] *= norm
 
 
-@lru_cache(maxsize=8)
-def _gauss_lattice(height: int, width: int, sxy: float, threads: int) -> Lattice:
-    return build_lattice(_positions(height, width) / np.float32(sxy), threads)
-
-
-def _positions(height: int, width: int) -> np.ndarray:
-    """(x, y) of each pixel, (N, 2) float32."""
-    positions = np.empty((height, width, 2), np.float32)
-    positions[..., 0], positions[..., 1] = np.arange(width), np.arange(height)[:, None]
-    return positions.reshape(-1, 2)
-
-
-def _tanh_sweep(logits, lattices, tables, first, end, posterior, last):
-    tanh_pass = _tanh_pass_1 if logits.shape[2] == 1 else _tanh_pass_4
-    tanh_pass(logits[0], *lattices, *(table[0] for table in tables), first, end, posterior[0], last)
-
-
-def _softmax_sweep(n_labels, logits, lattices, tables, first, end, posterior, last):
-    _softmax_pass(n_labels, logits, *lattices, *tables, first, end, posterior, last)
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _blur(splats, ranges, neighbours, scale, out):
+    """Sum up the stripes' splats, leaving them zero, and blur along all directions."""
+    n, lanes = neighbours.shape[1], out.shape[1]
+    a, b = np.zeros((n + 1, lanes), np.float32), np.zeros((n + 1, lanes), np.float32)
+    for s in range(len(splats)):
+        for v in range(ranges[s, 0], ranges[s, 1]):
+            for c in range(lanes):
+                a[v, c] += splats[s, v, c]
+                splats[s, v, c] = 0
+    for direction in range(len(neighbours)):
+        for v in range(n):
+            left, right = np.uint32(neighbours[direction, v, 0]), np.uint32(neighbours[direction, v, 1])
+            for c in range(lanes):
+                b[v, c] = a[v, c] + np.float32(0.5) * (a[left, c] + a[right, c])
+        a, b = b, a
+    for v in range(n):
+        for c in range(lanes):
+            out[v, c] = scale * a[v, c]
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
@@ -434,140 +410,82 @@ def _tanh_half(x):
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
-def _tanh_pass_1(logits, gv, gw, bv, bw, g_in, b_in, g_out, b_out, first, end, posterior, last):
-    """One pass for one problem: slice, tanh, splat; in the last pass the posterior instead of the splat."""
-    x = np.empty(_CHUNK, np.float32)
-    for start in range(first, end, _CHUNK):
-        size = min(_CHUNK, end - start)
-        for i in range(size):
-            p = start + i
-            total = logits[p, 0]
-            for j in range(3):
-                total += gw[p, j] * g_in[np.uint32(gv[p, j]), 0]
-            for j in range(6):
-                total += bw[p, j] * b_in[np.uint32(bv[p, j]), 0]
-            x[i] = total
-        for i in range(size):
-            x[i] = _tanh_half(x[i])
-        if last:
-            for i in range(size):
-                posterior[start + i, 0] = np.float32(0.5) + np.float32(0.5) * x[i]
-        else:
-            for i in range(size):
-                p = start + i
-                m = x[i]
-                for j in range(3):
-                    g_out[np.uint32(gv[p, j]), 0] += gw[p, j] * m
-                for j in range(6):
-                    b_out[np.uint32(bv[p, j]), 0] += bw[p, j] * m
-
-
-@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
-def _gather_4(logits, gv, gw, bv, bw, g_in, b_in, start, size, x):
-    """Slice four channels of a chunk of pixels onto their logits."""
+def _softmax(x, size, n_labels):
+    """Softmax of the labels of some pixels, in place; x is (blocks, pixels, LANES), lanes of no label become 0."""
     for i in range(size):
-        p = start + i
-        a, b, c, d = logits[p, 0], logits[p, 1], logits[p, 2], logits[p, 3]
-        for j in range(3):
-            v, w = np.uint32(gv[p, j]), gw[p, j]
-            a += w * g_in[v, 0]
-            b += w * g_in[v, 1]
-            c += w * g_in[v, 2]
-            d += w * g_in[v, 3]
-        for j in range(6):
-            v, w = np.uint32(bv[p, j]), bw[p, j]
-            a += w * b_in[v, 0]
-            b += w * b_in[v, 1]
-            c += w * b_in[v, 2]
-            d += w * b_in[v, 3]
-        x[i, 0], x[i, 1], x[i, 2], x[i, 3] = a, b, c, d
+        highest = x[0, i, 0]
+        for k in range(n_labels):
+            highest = max(highest, x[k // LANES, i, k % LANES])
+        total = np.float32(0)
+        for k in range(n_labels):
+            e = _exp(max(x[k // LANES, i, k % LANES] - highest, np.float32(-80)))
+            x[k // LANES, i, k % LANES] = e
+            total += e
+        for k in range(n_labels):
+            x[k // LANES, i, k % LANES] /= total
+        for k in range(n_labels, LANES * len(x)):
+            x[k // LANES, i, k % LANES] = 0
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
-def _scatter_4(gv, gw, bv, bw, g_out, b_out, start, size, x):
-    """Splat four channels of a chunk of pixels."""
+def _slice(vertices, weights, table, start, size, corners, lanes, x):
+    """Add the table's values at some pixels to x. The compiler knows the lengths of tuples and unrolls the loops."""
     for i in range(size):
-        p = start + i
-        a, b, c, d = x[i, 0], x[i, 1], x[i, 2], x[i, 3]
-        for j in range(3):
-            v, w = np.uint32(gv[p, j]), gw[p, j]
-            g_out[v, 0] += w * a
-            g_out[v, 1] += w * b
-            g_out[v, 2] += w * c
-            g_out[v, 3] += w * d
-        for j in range(6):
-            v, w = np.uint32(bv[p, j]), bw[p, j]
-            b_out[v, 0] += w * a
-            b_out[v, 1] += w * b
-            b_out[v, 2] += w * c
-            b_out[v, 3] += w * d
+        if len(lanes) == 1:
+            total = x[i, 0]
+            for j in range(len(corners)):
+                total += weights[start + i, j] * table[np.uint32(vertices[start + i, j]), 0]
+            x[i, 0] = total
+        else:  # four sums that stay in registers
+            a, b, c, d = x[i, 0], x[i, 1], x[i, 2], x[i, 3]
+            for j in range(len(corners)):
+                v, w = np.uint32(vertices[start + i, j]), weights[start + i, j]
+                a += w * table[v, 0]
+                b += w * table[v, 1]
+                c += w * table[v, 2]
+                d += w * table[v, 3]
+            x[i, 0], x[i, 1], x[i, 2], x[i, 3] = a, b, c, d
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
-def _tanh_pass_4(logits, gv, gw, bv, bw, g_in, b_in, g_out, b_out, first, end, posterior, last):
-    """One pass for four problems."""
-    x = np.empty((_CHUNK, 4), np.float32)
-    flat = x.reshape(-1)
+def _splat(vertices, weights, table, start, size, corners, lanes, x):
+    """Add x at some pixels to the table."""
+    for i in range(size):
+        for j in range(len(corners)):
+            v, w = np.uint32(vertices[start + i, j]), weights[start + i, j]
+            for c in range(len(lanes)):
+                table[v, c] += w * x[i, c]
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+def _pass(logits, gv, gw, bv, bw, g_in, b_in, g_out, b_out, first, end, lanes, n_labels, last):
+    """Slice, squash and splat some pixels; in the last pass the posterior replaces the logits instead.
+
+    Args:
+        logits: (blocks, N, lanes) float32: two-label problems in one block, or one problem of n_labels > 0.
+        gv, gw, bv, bw: vertices and weights of the position lattice and of the bilateral one.
+        g_in, b_in, g_out, b_out: (blocks, M + 1, lanes) float32 blurred values to read, splats to add to.
+        first, end: the pixels.
+        lanes: a tuple as long as there are lanes.
+    """
+    x = np.empty((len(logits), _CHUNK, len(lanes)), np.float32)
     for start in range(first, end, _CHUNK):
         size = min(_CHUNK, end - start)
-        _gather_4(logits, gv, gw, bv, bw, g_in, b_in, start, size, x)
-        for i in range(4 * size):
-            flat[i] = _tanh_half(flat[i])
-        if last:
-            for i in range(size):
-                for c in range(4):
-                    posterior[start + i, c] = np.float32(0.5) + np.float32(0.5) * x[i, c]
+        for k in range(len(x)):
+            x[k, :size] = logits[k, start : start + size]
+            _slice(gv, gw, g_in[k], start, size, _THREE, lanes, x[k])
+            _slice(bv, bw, b_in[k], start, size, _SIX, lanes, x[k])
+        if n_labels:
+            _softmax(x, size, n_labels)
         else:
-            _scatter_4(gv, gw, bv, bw, g_out, b_out, start, size, x)
-
-
-@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
-def _softmax_pass(n_labels, logits, gv, gw, bv, bw, g_in, b_in, g_out, b_out, first, end, posterior, last):
-    """One pass for one problem of many labels, four to a block."""
-    blocks = len(logits)
-    x = np.empty((blocks, _CHUNK, 4), np.float32)
-    for start in range(first, end, _CHUNK):
-        size = min(_CHUNK, end - start)
-        for k in range(blocks):
-            _gather_4(logits[k], gv, gw, bv, bw, g_in[k], b_in[k], start, size, x[k])
-        for i in range(size):
-            highest = x[0, i, 0]
-            for k in range(n_labels):
-                highest = max(highest, x[k // 4, i, k % 4])
-            total = np.float32(0)
-            for k in range(n_labels):
-                e = _exp(max(x[k // 4, i, k % 4] - highest, np.float32(-80)))
-                x[k // 4, i, k % 4] = e
-                total += e
-            for k in range(n_labels):
-                x[k // 4, i, k % 4] /= total
-            for k in range(n_labels, 4 * blocks):
-                x[k // 4, i, k % 4] = 0
-        for k in range(blocks):
-            if last:
-                for i in range(size):
-                    for c in range(4):
-                        posterior[k, start + i, c] = x[k, i, c]
+            flat = x[0, :size].reshape(-1)
+            for i in range(len(flat)):
+                flat[i] = _tanh_half(flat[i])
+        for k in range(len(x)):
+            if not last:
+                _splat(gv, gw, g_out[k], start, size, _THREE, lanes, x[k])
+                _splat(bv, bw, b_out[k], start, size, _SIX, lanes, x[k])
+            elif n_labels:
+                logits[k, start : start + size] = x[k, :size]
             else:
-                _scatter_4(gv, gw, bv, bw, g_out[k], b_out[k], start, size, x[k])
-
-
-@njit(nogil=True, cache=True, fastmath={"contract"})
-def _blur(splats, ranges, neighbours, scale, out):
-    """Sum up the stripes' splats, leaving them zero, and blur along all directions."""
-    n, lanes = neighbours.shape[1], out.shape[1]
-    a, b = np.zeros((n + 1, lanes), np.float32), np.zeros((n + 1, lanes), np.float32)
-    for s in range(len(splats)):
-        for v in range(ranges[s, 0], ranges[s, 1]):
-            for c in range(lanes):
-                a[v, c] += splats[s, v, c]
-                splats[s, v, c] = 0
-    for direction in range(len(neighbours)):
-        for v in range(n):
-            left, right = np.uint32(neighbours[direction, v, 0]), np.uint32(neighbours[direction, v, 1])
-            for c in range(lanes):
-                b[v, c] = a[v, c] + np.float32(0.5) * (a[left, c] + a[right, c])
-        a, b = b, a
-    for v in range(n):
-        for c in range(lanes):
-            out[v, c] = scale * a[v, c]
+                logits[k, start : start + size] = np.float32(0.5) + np.float32(0.5) * x[k, :size]

@@ -7,7 +7,6 @@ kappa or more is suspected of a wrong label, and its loss is reshaped: clamped, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +17,8 @@ from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX
 from pmm.method.smoothing import check_variant
 
-PUS_KINDS = ("clamp", "pow", "ignore", "none")
-"""How PUS reshapes the loss; "none" is the plain mean."""
-
-OFFICIAL_POW_OFFSET = 1e-9
-"""What the released code adds to the loss before it takes the power."""
+PUS_KINDS = ("clamp", "pow", "ignore", "none")  # how PUS reshapes the loss; "none" is the plain mean
+OFFICIAL_POW_OFFSET = 1e-9  # what the released code adds to the loss before it takes the power
 
 
 def pus_clamp(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
@@ -50,7 +46,7 @@ def pus_clamp(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
         >>> pus_clamp(loss_map, kappa=0.5).sum().backward(); loss_map.grad
         tensor([1.0000, 0.2500])
     """
-    _check_positive("kappa", kappa)
+    _check_number("kappa", kappa, positive=True)
     if check_variant(variant) == "official":
         return torch.where(loss_map < kappa, loss_map, kappa)
     # the divisor is never below kappa, so a loss of 0 cannot make NaN
@@ -63,21 +59,18 @@ def pus_pow(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
         pus(L) = L ** kappa        (eq. 12)
 
     Args:
-        loss_map: floating point of any shape, >= 0.
+        loss_map: as in `pus_clamp`.
         kappa: > 0; below 1 it damps losses above 1 and lifts those below.
         variant: "paper" as printed, with value and gradient 0 at L = 0; "official" adds 1e-9 to L first.
 
     Returns:
-        Same shape.
-
-    Raises:
-        InputError: `kappa` is not positive, or `variant` is unknown.
+        Same shape; errors as in `pus_clamp`.
 
     Examples:
         >>> pus_pow(torch.tensor([0.0, 0.25, 4.0]), kappa=0.5)
         tensor([0.0000, 0.5000, 2.0000])
     """
-    _check_positive("kappa", kappa)
+    _check_number("kappa", kappa, positive=True)
     if check_variant(variant) == "official":
         return (loss_map + OFFICIAL_POW_OFFSET) ** kappa
     positive = loss_map > 0
@@ -90,21 +83,13 @@ def pus_ignore(loss_map: Tensor, kappa: float) -> Tensor:
 
         pus(L) = L   where L < kappa, else 0        (eq. 13)
 
-    Args:
-        loss_map: floating point of any shape, >= 0.
-        kappa: > 0.
-
-    Returns:
-        Same shape.
-
-    Raises:
-        InputError: `kappa` is not positive.
+    Arguments, shape and errors as in `pus_clamp`.
 
     Examples:
         >>> pus_ignore(torch.tensor([0.25, 2.0]), kappa=0.5)
         tensor([0.2500, 0.0000])
     """
-    _check_positive("kappa", kappa)
+    _check_number("kappa", kappa, positive=True)
     return torch.where(loss_map < kappa, loss_map, 0.0)
 
 
@@ -115,15 +100,13 @@ def cross_entropy_map(logits: Tensor, target: Tensor, ignore_index: int = IGNORE
 
     Args:
         logits: (N, K, H, W) floating point, one channel per class, the background first.
-        target: (N, H, W) integers, class index in 0..K-1 or ignore_index.
-        ignore_index: label of the pixels without a loss.
+        target: (N, H, W) integers, class index in 0..K-1 or ignore_index, the label of the pixels without a loss.
 
     Returns:
         (N, H, W) float32, >= 0; 0 where the target is ignored.
 
     Raises:
-        InputError: the shapes do not fit, or `target` is no integer tensor.
-        InputError: `target` holds a value that is neither a class index nor ignore_index.
+        InputError: the shapes do not fit, or `target` holds anything but class indices and ignore_index.
 
     Examples:
         >>> logits = torch.zeros(1, 2, 1, 3)  # two classes, undecided
@@ -143,16 +126,7 @@ def one_vs_all_bce_map(logits: Tensor, target: Tensor, ignore_index: int = IGNOR
     loss on a scale that beta and kappa near 0.5 can meet: it is log 2 = 0.69 for an undecided model, whatever
     K. The sum would be K times that, too far above beta for the gate to open when it should.
 
-    Args:
-        logits: (N, K, H, W) floating point, one channel per class, the background first.
-        target: (N, H, W) integers, class index in 0..K-1 or ignore_index.
-        ignore_index: label of the pixels without a loss.
-
-    Returns:
-        (N, H, W) float32, >= 0; 0 where the target is ignored.
-
-    Raises:
-        InputError: as `cross_entropy_map`.
+    Arguments, shape and errors as in `cross_entropy_map`.
 
     Examples:
         >>> one_vs_all_bce_map(torch.zeros(1, 21, 1, 2), torch.tensor([[[0, 255]]]))
@@ -165,11 +139,7 @@ def one_vs_all_bce_map(logits: Tensor, target: Tensor, ignore_index: int = IGNOR
     return torch.where(valid, (F.softplus(scores).sum(1) - own) / scores.shape[1], 0.0)
 
 
-PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "ce": cross_entropy_map,
-    "bce": one_vs_all_bce_map,
-}
-"""Per-pixel losses by name: softmax cross-entropy, or the paper's one-vs-all binary cross-entropy."""
+PIXEL_LOSSES = {"ce": cross_entropy_map, "bce": one_vs_all_bce_map}
 
 
 @dataclass(frozen=True)
@@ -181,12 +151,9 @@ class UnderfittingState:
         'open'
     """
 
-    mean_loss: Tensor
-    """Mean of the untouched loss, the value that the gate compares with beta."""
-    share_over_kappa: Tensor
-    """Share in [0, 1] of the valid pixels whose loss is kappa or more; 0 for kind "none"."""
-    is_open: Tensor
-    """bool: the mean loss is below beta, so that PUS reshapes the loss."""
+    mean_loss: Tensor  # mean of the untouched loss, the value that the gate compares with beta
+    share_over_kappa: Tensor  # share in [0, 1] of the valid pixels whose loss is kappa or more; 0 for kind "none"
+    is_open: Tensor  # bool: the mean loss is below beta, so that PUS reshapes the loss
 
     @property
     def gate(self) -> str:
@@ -241,36 +208,25 @@ class PretendedUnderfittingLoss(nn.Module):
             raise InputError(f"pixel_loss: {pixel_loss!r} is unknown; choose one of {', '.join(PIXEL_LOSSES)}")
         if kind != "none":
             _check_number("beta", beta)
-            _check_positive("kappa", kappa)
+            _check_number("kappa", kappa, positive=True)
         self.kind, self.beta, self.kappa = kind, beta, kappa
         self.variant, self.pixel_loss, self.ignore_index = check_variant(variant), pixel_loss, ignore_index
         self.last_state: UnderfittingState | None = None
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of a batch.
+        """Return the loss of a batch, zero-dimensional float32; 0 with zero gradient where no pixel is valid.
 
-        Args:
-            logits: (N, K, H, W) floating point, at the target's size.
-            target: (N, H, W) integers, class index in 0..K-1 or ignore_index.
-
-        Returns:
-            Zero-dimensional float32; 0 with zero gradient where no pixel is valid.
-
-        Raises:
-            InputError: shapes or values of `target` do not fit.
+        Arguments and errors as in `cross_entropy_map`.
         """
         loss_map = PIXEL_LOSSES[self.pixel_loss](logits, target, self.ignore_index)  # (N, H, W)
         return self.reduce(loss_map, target != self.ignore_index)
 
     def reduce(self, loss_map: Tensor, valid: Tensor) -> Tensor:
-        """Return the loss of ready pixel losses: gate, strategy and mean (eq. 10).
+        """Return the loss of ready pixel losses, as `forward`: gate, strategy and mean (eq. 10).
 
         Args:
             loss_map: floating point of any shape, >= 0; 0 where it is not valid.
             valid: bool of the same shape, False for the pixels without a loss.
-
-        Returns:
-            As `forward`; `last_state` is set as well.
         """
         n_valid = valid.sum()
         count = loss_map.numel() if self.variant == "official" else n_valid.clamp(min=1)
@@ -300,14 +256,10 @@ class PretendedUnderfittingLoss(nn.Module):
         return mean_loss < self.beta, over.sum() / n_valid.clamp(min=1)
 
 
-def _check_number(name: str, value: float | None) -> None:
+def _check_number(name: str, value: float | None, positive: bool = False) -> None:
     if value is None or not (math.isfinite(value) and value >= 0):
         raise InputError(f"{name}: {value} is not a finite number >= 0; the released code uses 0.5 on VOC")
-
-
-def _check_positive(name: str, value: float | None) -> None:
-    _check_number(name, value)
-    if value == 0:
+    if positive and value == 0:
         raise InputError(f"{name}: 0 is not positive; the released code uses 0.5 on VOC")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX
 
 
 def confusion_matrix(
-    target: npt.ArrayLike, prediction: npt.ArrayLike, n_classes: int, *, unknown_column: bool = False
+    target: ArrayLike, prediction: ArrayLike, n_classes: int, *, unknown_column: bool = False
 ) -> np.ndarray:
     """Count how often each true class was predicted as each class.
 
@@ -28,8 +28,7 @@ def confusion_matrix(
         (n, n) int64, or (n, n + 1) with `unknown_column`; [i, j] counts pixels of class i predicted as j.
 
     Raises:
-        InputError: the shapes differ, or an array does not hold integers.
-        InputError: a value is no class index (in `prediction` also where the target is 255).
+        InputError: the shapes differ, or a value is no class index (in `prediction` also where the target is 255).
 
     Examples:
         >>> confusion_matrix([0, 0, 1, 255], [0, 1, 1, 0], n_classes=2)
@@ -48,7 +47,7 @@ def confusion_matrix(
     return np.bincount(cells, minlength=n_classes * n_columns).reshape(n_classes, n_columns)
 
 
-def iou_per_class(confusion: npt.ArrayLike) -> np.ndarray:
+def iou_per_class(confusion: ArrayLike) -> np.ndarray:
     """Intersection over union of each class.
 
         IoU = TP / (TP + FP + FN)
@@ -72,17 +71,10 @@ def iou_per_class(confusion: npt.ArrayLike) -> np.ndarray:
     return np.divide(hits, union, out=np.full(len(counts), np.nan), where=union > 0)
 
 
-def mean_iou(confusion: npt.ArrayLike) -> float:
-    """Mean IoU over the classes that occur in the targets or in the predictions.
+def mean_iou(confusion: ArrayLike) -> float:
+    """Mean IoU in [0, 1] over the classes that occur in the targets or in the predictions; NaN where none does.
 
-    Args:
-        confusion: (n, n) or (n, n + 1) counts from `confusion_matrix`.
-
-    Returns:
-        mIoU in [0, 1]; NaN where nothing was counted.
-
-    Raises:
-        InputError: `confusion` has another shape.
+    Argument and errors as in `iou_per_class`.
 
     Examples:
         >>> round(mean_iou([[2, 1], [0, 1]]), 3)
@@ -96,11 +88,8 @@ def mean_iou(confusion: npt.ArrayLike) -> float:
 class SegmentationScore:
     """Sum up the confusion of many images; a predicted 255 counts as a miss of the true class.
 
-    Args:
-        class_names: names by mask value, index 0 is the background.
-
     Attributes:
-        class_names: as given.
+        class_names: names by mask value, index 0 is the background; the only argument.
         confusion: (n, n + 1) int64, the last column counts the pixels without an answer.
 
     Raises:
@@ -120,16 +109,8 @@ class SegmentationScore:
             raise InputError(f"class_names: 1 to {IGNORE_INDEX} different names expected, got {n_classes}")
         self.confusion = np.zeros((n_classes, n_classes + 1), dtype=np.int64)
 
-    def update(self, target: npt.ArrayLike, prediction: npt.ArrayLike) -> None:
-        """Add one image or batch.
-
-        Args:
-            target: integers of any shape, class indices or 255 (not evaluated).
-            prediction: integers of the same shape, class indices or 255 (no answer, a miss).
-
-        Raises:
-            InputError: as `confusion_matrix`.
-        """
+    def update(self, target: ArrayLike, prediction: ArrayLike) -> None:
+        """Add one image or batch; arguments and errors as in `confusion_matrix`."""
         self.confusion += confusion_matrix(target, prediction, len(self.class_names), unknown_column=True)
 
     def result(self) -> dict[str, float | dict[str, float]]:
@@ -154,7 +135,7 @@ def _check_labels(name: str, labels: np.ndarray, n_classes: int, extra: int | No
         raise InputError(f"{name}: label {labels[wrong][0]} is outside 0..{n_classes - 1}{hint}")
 
 
-def _check_confusion(confusion: npt.ArrayLike) -> np.ndarray:
+def _check_confusion(confusion: ArrayLike) -> np.ndarray:
     counts = np.asarray(confusion)
     if counts.ndim != 2 or counts.shape[1] - counts.shape[0] not in (0, 1):
         raise InputError(f"confusion: counts (n, n) or (n, n + 1) expected, got shape {counts.shape}")

@@ -6,16 +6,15 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX
 
-CELLS = 8
-"""Cells along the shorter side of an image; a region is the part of one class inside one cell."""
+CELLS = 8  # along the shorter side of an image; a region is the part of one class inside one cell
 
 
-def flip_regions(mask: npt.ArrayLike, class_ids: Sequence[int], share: float, seed: int, image_id: str) -> np.ndarray:
+def flip_regions(mask: ArrayLike, class_ids: Sequence[int], share: float, seed: int, image_id: str) -> np.ndarray:
     """Give whole regions of the objects another value, until about `share` of the object pixels are wrong.
 
     A changed region becomes background or another class of the image, each with equal chance. Single wrong pixels

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
 from pmm.method import smoothing
 from pmm.method.cam import check_cam, check_class_ids
 from pmm.method.crf import JOINT_CRF, PPMG_CRF, CRFSettings, DenseCRF, check_image
 
+# None: this method's settings in the released code. A DenseCRF must have been built for the same image.
 CRFChoice = CRFSettings | DenseCRF | None
-"""Defaults to this method's settings in the released code. A DenseCRF must have been built for the same image."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,17 @@ class PpmgSteps:
         ['c_v', 'exponent', 'smoothed', 'background', 'posterior', 'foreground', 'proportion', 'mask']
     """
 
-    c_v: np.ndarray
-    """(C,) float32, coefficient of variation (eq. 5)."""
-    exponent: np.ndarray
-    """(C,) float32 > 0, the exponent 1 - s * c_v, floored (eq. 6)."""
-    smoothed: np.ndarray
-    """(C, H, W) float32 in [0, 1], the smoothed CAM X(s) (eq. 6)."""
-    background: np.ndarray
-    """(C, H, W) float32 in [0, 1], each class's background score (1 - X(s)) ** alpha."""
-    posterior: np.ndarray
-    """(C, H, W) float32 in [0, 1], foreground posterior of each class's binary CRF."""
-    foreground: np.ndarray
-    """(C, H, W) bool, the binary mask X(m): posterior > 0.5."""
-    proportion: np.ndarray
-    """(C, H, W) float32 >= 0, each pixel's share of its class's activation (eq. 8)."""
-    mask: np.ndarray
-    """(H, W) uint8, the pseudo-mask."""
+    c_v: np.ndarray  # (C,) float32, coefficient of variation (eq. 5)
+    exponent: np.ndarray  # (C,) float32 > 0, the exponent 1 - s * c_v, floored (eq. 6)
+    smoothed: np.ndarray  # (C, H, W) float32 in [0, 1], the smoothed CAM X(s) (eq. 6)
+    background: np.ndarray  # (C, H, W) float32 in [0, 1], each class's background score (1 - X(s)) ** alpha
+    posterior: np.ndarray  # (C, H, W) float32 in [0, 1], foreground posterior of each class's binary CRF
+    foreground: np.ndarray  # (C, H, W) bool, the binary mask X(m): posterior > 0.5
+    proportion: np.ndarray  # (C, H, W) float32 >= 0, each pixel's share of its class's activation (eq. 8)
+    mask: np.ndarray  # (H, W) uint8, the pseudo-mask
 
 
-def background_score(cam: npt.ArrayLike, alpha: float) -> np.ndarray:
+def background_score(cam: ArrayLike, alpha: float) -> np.ndarray:
     """Score the background high where every class is weak.
 
         bg = (1 - max_c X(n)) ** alpha        (eq. 2)
@@ -71,12 +63,11 @@ def background_score(cam: npt.ArrayLike, alpha: float) -> np.ndarray:
     return (1 - maps.max(axis=0, initial=0)) ** np.float32(alpha)  # (C, H, W) -> (H, W)
 
 
-def threshold_pseudo_mask(cam: npt.ArrayLike, class_ids: npt.ArrayLike, threshold: float) -> np.ndarray:
+def threshold_pseudo_mask(cam: ArrayLike, class_ids: ArrayLike, threshold: float) -> np.ndarray:
     """Take the strongest class where it exceeds a fixed threshold: the plain CAM baseline.
 
     Args:
-        cam: (C, H, W) floating point in [0, 1].
-        class_ids: (C,) mask values of the channels, in 1..254.
+        cam, class_ids: as in `crf_pseudo_mask`; of any size.
         threshold: constant background score in [0, 1]; a pixel equal to it stays background.
 
     Returns:
@@ -97,12 +88,7 @@ def threshold_pseudo_mask(cam: npt.ArrayLike, class_ids: npt.ArrayLike, threshol
 
 
 def crf_pseudo_mask(
-    image: npt.ArrayLike,
-    cam: npt.ArrayLike,
-    class_ids: npt.ArrayLike,
-    *,
-    alpha: float,
-    crf: CRFChoice = None,
+    image: ArrayLike, cam: ArrayLike, class_ids: ArrayLike, *, alpha: float, crf: CRFChoice = None
 ) -> np.ndarray:
     """Refine all classes and the background in one joint CRF: the baseline of section 2.1.
 
@@ -140,33 +126,17 @@ class CrfSteps:
         ['background', 'posterior', 'mask']
     """
 
-    background: np.ndarray
-    """(H, W) float32 in [0, 1], the background score (eq. 2)."""
-    posterior: np.ndarray
-    """(1 + C, H, W) float32 in [0, 1], the joint CRF's posterior, background first (eq. 3)."""
-    mask: np.ndarray
-    """(H, W) uint8, the pseudo-mask (eq. 4)."""
+    background: np.ndarray  # (H, W) float32 in [0, 1], the background score (eq. 2)
+    posterior: np.ndarray  # (1 + C, H, W) float32 in [0, 1], the joint CRF's posterior, background first (eq. 3)
+    mask: np.ndarray  # (H, W) uint8, the pseudo-mask (eq. 4)
 
 
 def crf_pseudo_mask_steps(
-    image: npt.ArrayLike,
-    cam: npt.ArrayLike,
-    class_ids: npt.ArrayLike,
-    *,
-    alpha: float,
-    crf: CRFChoice = None,
+    image: ArrayLike, cam: ArrayLike, class_ids: ArrayLike, *, alpha: float, crf: CRFChoice = None
 ) -> CrfSteps:
     """Run the joint baseline (eq. 2-4) and keep its maps; for figures and for teaching.
 
-    Args:
-        image, cam, class_ids, alpha, crf: as in `crf_pseudo_mask`.
-
-    Returns:
-        The steps in order; `.mask` is what `crf_pseudo_mask` returns.
-
-    Raises:
-        InputError: as `crf_pseudo_mask`.
-        MissingDependency: as `crf_pseudo_mask`.
+    Arguments and errors as in `crf_pseudo_mask`, which returns `.mask`.
 
     Examples:
         >>> image, cam = np.zeros((4, 4, 3), np.uint8), np.full((1, 4, 4), 0.5, np.float32)
@@ -182,7 +152,7 @@ def crf_pseudo_mask_steps(
     return CrfSteps(background, posterior, _strongest(posterior[0], posterior[1:], ids))
 
 
-def proportion(cam: npt.ArrayLike, mask: npt.ArrayLike, variant: str = "official") -> np.ndarray:
+def proportion(cam: ArrayLike, mask: ArrayLike, variant: str = "official") -> np.ndarray:
     """Divide a CAM by its class's total inside the class's mask, so that large objects do not win.
 
         p = X(n) / sum(X(n) * X(m))   per class        (eq. 8)
@@ -211,9 +181,9 @@ def proportion(cam: npt.ArrayLike, mask: npt.ArrayLike, variant: str = "official
 
 
 def ppmg(
-    image: npt.ArrayLike,
-    cam: npt.ArrayLike,
-    class_ids: npt.ArrayLike,
+    image: ArrayLike,
+    cam: ArrayLike,
+    class_ids: ArrayLike,
     *,
     s: float,
     alpha: float,
@@ -228,9 +198,7 @@ def ppmg(
         Y = argmax( X(m) * p(X(n)) )                                          (Algorithm 1)
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        cam: (C, H, W) floating point in [0, 1], at the image's size.
-        class_ids: (C,) mask values of the channels, in 1..254.
+        image, cam, class_ids: as in `crf_pseudo_mask`.
         s: smoothing strength, >= 0; 0.3 in the released code.
         alpha: > 0, power of each class's background score; 11 in the released code.
         t: foreground threshold of the CAM in [0, 1); 0.05 in the released code.
@@ -242,8 +210,7 @@ def ppmg(
         0; the first channel wins a tie.
 
     Raises:
-        InputError: an argument is not as described above, or the sizes differ.
-        MissingDependency: the CRF's engine is pydensecrf, and it is not installed.
+        As `crf_pseudo_mask`.
 
     Examples:
         >>> image = np.zeros((4, 4, 3), np.uint8); image[:, 2:] = 255  # black and white halves
@@ -255,9 +222,9 @@ def ppmg(
 
 
 def ppmg_steps(
-    image: npt.ArrayLike,
-    cam: npt.ArrayLike,
-    class_ids: npt.ArrayLike,
+    image: ArrayLike,
+    cam: ArrayLike,
+    class_ids: ArrayLike,
     *,
     s: float,
     alpha: float,
@@ -267,15 +234,7 @@ def ppmg_steps(
 ) -> PpmgSteps:
     """Run PPMG (Algorithm 1) and keep every intermediate map; for figures and for teaching.
 
-    Args:
-        image, cam, class_ids, s, alpha, t, variant, crf: as in `ppmg`.
-
-    Returns:
-        The steps in order; `.mask` is what `ppmg` returns.
-
-    Raises:
-        InputError: as `ppmg`.
-        MissingDependency: as `ppmg`.
+    Arguments and errors as in `ppmg`, which returns `.mask`.
 
     Examples:
         >>> image, cam = np.zeros((2, 2, 3), np.uint8), np.array([[[0.0, 0.2], [0.2, 1.0]]])
@@ -304,9 +263,7 @@ def _strongest(background: np.ndarray, scores: np.ndarray, ids: np.ndarray) -> n
     return np.concatenate([[0], ids]).astype(np.uint8)[winner]
 
 
-def _check_inputs(
-    image: npt.ArrayLike, cam: npt.ArrayLike, class_ids: npt.ArrayLike
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _check_inputs(image: ArrayLike, cam: ArrayLike, class_ids: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     pixels, maps = check_image(image), check_cam(cam)
     if maps.shape[1:] != pixels.shape[:2]:
         raise InputError(f"cam: size {maps.shape[1:]} differs from the image's {pixels.shape[:2]}; resize the CAM")
@@ -332,12 +289,7 @@ def _crf_for(image: np.ndarray, crf: CRFChoice, default: CRFSettings) -> DenseCR
 def allow_classes(probabilities: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
     """Set all classes but the background and the given ones to zero, as the image's labels allow.
 
-    Args:
-        probabilities: (K, H, W) float32 in [0, 1], background first.
-        class_ids: mask values 1..K-1 that stay.
-
-    Returns:
-        (K, H, W) float32 copy.
+    (K, H, W) float32 in [0, 1], background first, and class ids in 1..K-1 -> (K, H, W) float32 copy.
 
     Raises:
         InputError: a class id is no channel.
@@ -365,10 +317,7 @@ def cyclic_pseudo_mask(
         crf: joint CRF of the image, which refines the probabilities; they stay as they are by default.
 
     Returns:
-        (H, W) uint8 mask.
-
-    Raises:
-        InputError: a class id is no channel, or the CRF is of another image.
+        (H, W) uint8 mask; errors as in `allow_classes` and `DenseCRF.posterior`.
 
     Examples:
         >>> probabilities = np.array([[[0.2]], [[0.3]], [[0.5]]], np.float32)  # (3, 1, 1)

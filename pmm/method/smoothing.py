@@ -12,19 +12,16 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
 from pmm.method.cam import check_cam
 
-VARIANTS = ("paper", "official")
-"""paper: the equations as printed. official: what the authors' released code computes."""
-
-MIN_EXPONENT = 0.01
-"""Floor of the exponent 1 - s * c_v: at 0 the map would be flat, below 0 inverted, with 0 -> inf."""
+VARIANTS = ("paper", "official")  # the equations as printed; what the authors' released code computes
+MIN_EXPONENT = 0.01  # floor of 1 - s * c_v: at 0 the map would be flat, below 0 inverted, with 0 -> inf
 
 
-def coefficient_of_variation(cam: npt.ArrayLike, t: float) -> np.ndarray:
+def coefficient_of_variation(cam: ArrayLike, t: float) -> np.ndarray:
     """Measure how uneven each channel's foreground is: its standard deviation divided by its mean.
 
         c_v = sqrt(D(X(f))) / E(X(f))   with X(f) = {x in X(n), x > t}        (eq. 5)
@@ -39,8 +36,7 @@ def coefficient_of_variation(cam: npt.ArrayLike, t: float) -> np.ndarray:
         (C,) float32, >= 0; 0 for a channel without foreground.
 
     Raises:
-        InputError: `cam` is no normalised CAM.
-        InputError: `t` is outside [0, 1).
+        InputError: `cam` is no normalised CAM, or `t` is outside [0, 1).
 
     Examples:
         >>> even, uneven = [[0.0, 0.5, 0.5]], [[0.0, 0.2, 1.0]]
@@ -52,7 +48,7 @@ def coefficient_of_variation(cam: npt.ArrayLike, t: float) -> np.ndarray:
 
 
 def smoothing_exponent(
-    c_v: npt.ArrayLike, s: float, *, class_ids: Sequence[int] | None = None, strict: bool = False
+    c_v: ArrayLike, s: float, *, class_ids: Sequence[int] | None = None, strict: bool = False
 ) -> np.ndarray:
     """Turn c_v into the exponent of eq. 6.
 
@@ -68,8 +64,7 @@ def smoothing_exponent(
         (C,) float32 in [MIN_EXPONENT, 1].
 
     Raises:
-        InputError: `s` is negative or not finite.
-        InputError: `strict` and 1 - s * c_v is below MIN_EXPONENT for a channel.
+        InputError: `s` is negative or not finite, or `strict` and 1 - s * c_v is below MIN_EXPONENT for a channel.
 
     Warns:
         RuntimeWarning: 1 - s * c_v was below MIN_EXPONENT; names class, c_v, s and exponent.
@@ -95,7 +90,7 @@ def smoothing_exponent(
     return np.maximum(exponent, MIN_EXPONENT).astype(np.float32)
 
 
-def raise_cam(cam: npt.ArrayLike, exponent: npt.ArrayLike, t: float, variant: str = "official") -> np.ndarray:
+def raise_cam(cam: ArrayLike, exponent: ArrayLike, t: float, variant: str = "official") -> np.ndarray:
     """Raise each channel to its exponent, the power of eq. 6.
 
         X(s) = X(n) ** exponent
@@ -125,7 +120,7 @@ def raise_cam(cam: npt.ArrayLike, exponent: npt.ArrayLike, t: float, variant: st
 
 
 def smooth_cam(
-    cam: npt.ArrayLike,
+    cam: ArrayLike,
     s: float,
     t: float,
     variant: str = "official",
@@ -138,19 +133,14 @@ def smooth_cam(
         X(s) = X(n) ** (1 - s * c_v)        (eq. 6)
 
     Args:
-        cam: (C, H, W) floating point in [0, 1], a normalised CAM X(n).
-        s: smoothing strength, >= 0; 0 leaves the (thresholded) map as it is.
-        t: foreground threshold in [0, 1), for c_v and, in the official variant, for the map.
-        variant: "official" sets pixels below t to 0 first; "paper" raises every pixel.
-        class_ids: (C,) ids by which a warning names the channels.
-        strict: raise where 1 - s * c_v is too small, instead of warning and flooring it.
+        cam, t, variant: as in `raise_cam`; t is also the threshold of c_v.
+        s, class_ids, strict: as in `smoothing_exponent`.
 
     Returns:
         (C, H, W) float32 in [0, 1], never below the CAM except where it was set to 0.
 
     Raises:
-        InputError: an argument is not as described above.
-        InputError: `strict` and 1 - s * c_v is below MIN_EXPONENT for a channel.
+        InputError: as `raise_cam` and `smoothing_exponent`.
 
     Examples:
         >>> smooth_cam([[[0.0, 0.2, 1.0]]], s=0.3, t=0.05).round(3)

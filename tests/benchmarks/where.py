@@ -12,7 +12,7 @@ from measure import interleave
 from recipe import DEMO, blobs, photograph
 
 from pmm.method.crf import PPMG_CRF, _lattice_engine, _unary
-from pmm.method.lattice import LANES, STRIPES, _blur, _positions, _tanh_sweep, build_lattice, stripes
+from pmm.method.lattice import LANES, STRIPES, _blur, _pass, _positions, build_lattice, stripes
 from pmm.method.pseudo_mask import ppmg
 from pmm.threads import limit_threads
 
@@ -54,12 +54,11 @@ def _steps(image: np.ndarray, cam: np.ndarray, rounds: int, carried: float) -> l
     tables = [np.zeros((1, lattice.n_vertices + 1, lanes), np.float32) for lattice in (gauss, bilateral)]
     splats = [np.zeros((STRIPES, *table.shape), np.float32) for table in tables]
     lattices = (gauss.vertices, gauss.weights, bilateral.vertices, bilateral.weights)
-    posterior = np.empty_like(logits)
 
     def sweep(last: bool) -> None:
         for i, (first, end) in enumerate(stripes(n)):
             outputs = (splats[0][i], splats[1][i])
-            _tanh_sweep(logits, lattices, (*tables, *outputs), first, end, posterior, last)
+            _pass(logits, *lattices, *tables, *outputs, first, end, (0,) * lanes, 0, last)
 
     def blur(k: int) -> None:
         lattice = (gauss, bilateral)[k]
@@ -76,7 +75,7 @@ def _steps(image: np.ndarray, cam: np.ndarray, rounds: int, carried: float) -> l
 
     return [
         _row(label + "slice, tanh, splat, once", lambda: sweep(False), rounds, moved, carried),
-        _row(label + "slice and tanh alone", lambda: sweep(True), rounds, moved + posterior.nbytes, carried),
+        _row(label + "slice and tanh alone", lambda: sweep(True), rounds, moved + logits.nbytes, carried),
         _row(label + "blur the position lattice, once", lambda: blur(0), rounds, None, carried),
         _row(label + "blur the bilateral lattice, once", lambda: blur(1), rounds, None, carried),
         _row(
