@@ -30,7 +30,7 @@ from pmm.method.smoothing import MIN_EXPONENT, VARIANTS
 from pmm.run.experiment import Experiment
 from pmm.studies.masks import evaluated_ids
 
-METHODS = {"ppmg": "PPMG", "crf": "joint CRF", "threshold": "CAM threshold"}
+TITLES = {"ppmg": "PPMG", "crf": "joint CRF", "threshold": "CAM threshold"}
 CRF_NAMES = ("iterations", "gauss_sxy", "gauss_compat", "bilateral_sxy", "bilateral_srgb", "bilateral_compat")
 ALPHAS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0)
@@ -47,7 +47,7 @@ PAUSE = 1.0  # seconds without a movement after which the next one is compared w
 class MaskState:
     """One setting of the sliders; s, alpha, t, variant as in `pmm.method.pseudo_mask.ppmg`."""
 
-    method: str = "ppmg"  # one of METHODS
+    method: str = "ppmg"  # one of TITLES
     s: float = 0.3
     alpha: float = 0.5  # also that of the joint CRF
     t: float = 0.05
@@ -57,8 +57,8 @@ class MaskState:
     class_id: int = 1  # whose steps are shown; it does not change the mask
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"method: {self.method!r} is unknown; choose one of {', '.join(METHODS)}")
+        if self.method not in TITLES:
+            raise InputError(f"method: {self.method!r} is unknown; choose one of {', '.join(TITLES)}")
 
     def parameters(self) -> dict[str, Any]:
         """Return the setting under the names of `pmm.run.params.Params`; only what its method uses."""
@@ -85,7 +85,7 @@ class MaskState:
             "crf": f"alpha {self.alpha:.3g}",
             "threshold": f"threshold {self.cam_threshold:.2f}",
         }
-        return f"{METHODS[self.method]}, {words[self.method]}"
+        return f"{TITLES[self.method]}, {words[self.method]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ def _step_cells(scene: ExplorerScene, state: MaskState, result: MaskResult, chan
     if result.share is not None:
         last = scene.class_heat(result.share[channel], shown)
     else:
-        why = f"no proportion: only PPMG weighs the classes, {METHODS[state.method]} takes the highest"
+        why = f"no proportion: only PPMG weighs the classes, {TITLES[state.method]} takes the highest"
         last = drawing.message(why)
     return [
         (first, scene.class_heat(result.smoothed[channel], shown)),
@@ -265,7 +265,7 @@ def _curve(
 ) -> tuple[drawing.Cell, str]:
     """Return the chart over one field of the state, and where it is highest."""
     if not name:
-        return ("", drawing.message(f"{METHODS[state.method]} does not use this slider", drawing.HALF)), ""
+        return ("", drawing.message(f"{TITLES[state.method]} does not use this slider", drawing.HALF)), ""
     scores = [scenes_iou(scenes, replace(state, **{name: value}), stop) for value in values]
     log, now = name == "alpha", getattr(state, name)
     ends, ticks = (min(values[0], now), max(values[-1], now)), [*values[::2], values[-1]] if log else values
@@ -303,7 +303,7 @@ def masks_panel(experiment: Experiment) -> Panel:
     """Return method, s, alpha, t, variant, threshold, class and, folded away, the CRF's strengths."""
     p = experiment.params
     controls = {
-        "method": menu("method", [(title, key) for key, title in METHODS.items()], "ppmg"),
+        "method": menu("method", [(title, key) for key, title in TITLES.items()], "ppmg"),
         "class_id": menu("steps of class", [("", 0)], 0),
         "s": slider("s, smoothing", p.s, 0, 3, 0.05),
         "alpha": log_slider("alpha, background", p.alpha, -4, 6),

@@ -60,7 +60,7 @@ def find_notebooks(only: Sequence[str] | None = None, folder: Path | None = None
     """List the numbered notebooks in the order in which they run.
 
     Args:
-        only: those wanted, by number, name or path: "04", "4", "04_pseudo_masks"; None takes all.
+        only: those wanted, by number, name or path: "04", "4", "04_pseudo_masks"; defaults to all.
         folder: where they are; the project's `notebooks/` unless told.
 
     Raises:

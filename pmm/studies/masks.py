@@ -125,9 +125,9 @@ def sweep(
     Args:
         experiment: the run.
         method: one of `SWEEPS`.
-        values: None takes those of `SWEEPS`.
+        values: defaults to those of `SWEEPS`.
         count: number of images.
-        s: smoothing strength of PPMG; None takes the run's.
+        s: smoothing strength of PPMG; defaults to the run's.
 
     Returns:
         {"method", "parameter", "values", "miou", "images", "data"}; mIoU as fractions, one a value.

@@ -260,8 +260,8 @@ def published_section(figure: str | None = None, dataset: str | None = None) -> 
     A figure that was not found is not among them; a detail that its source does not state is None, never guessed.
 
     Args:
-        figure: "segmentation model", "CAM, multi-crop test" or "segmentation model of URN"; None takes all.
-        dataset: "VOC 2012" or "COCO 2014"; None takes all.
+        figure: "segmentation model", "CAM, multi-crop test" or "segmentation model of URN"; defaults to all.
+        dataset: "VOC 2012" or "COCO 2014"; defaults to all.
     """
     section = read_json(project_root() / "results" / "published.json")
     rows = [row for row in section["rows"] if figure in (None, row[0]) and dataset in (None, row[1])]
