@@ -10,7 +10,7 @@ from explorer_run import TinyRun, truth_of
 
 from pmm.errors import InputError
 from pmm.explore import drawing
-from pmm.explore.masks import ALPHAS, METHODS, MaskState, make_mask, masks_view, scenes_iou, scored_scenes, scores_view
+from pmm.explore.masks import ALPHAS, TITLES, MaskState, make_mask, masks_view, scenes_iou, scored_scenes, scores_view
 from pmm.explore.picker import ExplorerScene, gallery_ids, load_scene
 from pmm.explore.smoothing import SmoothingState, smooth_one, smoothing_view
 from pmm.explore.underfitting import STRATEGIES, PusState, lesson, model_output, precision_recall, underfitting_view
@@ -56,7 +56,7 @@ def test_a_huge_s_is_clamped_and_explained_without_a_warning_of_python(scene):
 
 def test_masks_are_those_of_the_package(scene):
     image, cam, ids = scene.image, scene.cam, scene.class_ids
-    own = {m: make_mask(scene, MaskState(m, alpha=0.7, crf=CRF)).mask for m in METHODS}
+    own = {m: make_mask(scene, MaskState(m, alpha=0.7, crf=CRF)).mask for m in TITLES}
     assert np.array_equal(own["ppmg"], ppmg(image, cam, ids, s=0.3, alpha=0.7, t=0.05, crf=CRF))
     assert np.array_equal(own["crf"], crf_pseudo_mask(image, cam, ids, alpha=0.7, crf=CRF))
     assert np.array_equal(own["threshold"], threshold_pseudo_mask(cam, ids, 0.5))
