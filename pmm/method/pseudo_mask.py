@@ -1,4 +1,4 @@
-"""Pseudo-masks from class activation maps: the baselines and Proportional Pseudo-mask Generation (PPMG).
+"""Pseudo-masks: the baselines, Proportional Pseudo-mask Generation (PPMG), and cyclic ones from predictions.
 
 A pseudo-mask is (H, W) uint8: 0 is the background, any other value is one of the image's class ids.
 """
@@ -146,7 +146,7 @@ def crf_pseudo_mask_steps(
     """
     pixels, maps, ids = _check_inputs(image, cam, class_ids)
     background = background_score(maps, alpha)
-    posterior = background[None]  # of no class
+    posterior = background[None]  # C = 0: nothing but background
     if len(ids):
         posterior = _crf_for(pixels, crf, JOINT_CRF).posterior(np.concatenate([posterior, maps]))
     return CrfSteps(background, posterior, _strongest(posterior[0], posterior[1:], ids))
@@ -272,7 +272,9 @@ def _check_inputs(image: ArrayLike, cam: ArrayLike, class_ids: ArrayLike) -> tup
 
 def _check_alpha(alpha: float) -> float:
     if not (math.isfinite(alpha) and alpha > 0):
-        raise InputError(f"alpha: {alpha} is not a finite number > 0; the released code uses 11")
+        raise InputError(
+            f"alpha: {alpha} is not a finite number > 0; the released code uses 11 in PPMG, 24 in the joint CRF"
+        )
     return float(alpha)
 
 

@@ -2,9 +2,9 @@
 
     experiment = Experiment(params)
     experiment.pseudo_masks("ppmg")          # makes what it needs first: scenes, classifier, CAMs
-    experiment.segmenter("pus")              # learns from them
+    experiment.segmenter("first")            # learns from them; the name is that of its folder
 
-Here stands what depends on what; `pmm.run.steps` computes it.
+Here stands what depends on what; `pmm.run.compute` computes it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pmm.networks.devices import Statistics, choose_device, keep_freed_memory, p
 from pmm.networks.inference import class_probabilities, multi_scale_cam, pixel_loss_map
 from pmm.networks.models import CamClassifier, create_segmenter, freeze, image_statistics, load_imagenet
 from pmm.networks.training import EARLY, LOG, WEIGHTS, SegmentationLoss, TrainingSettings, load_weights, read_log
-from pmm.run import steps
+from pmm.run import compute
 from pmm.run.folder import Stage, file_mark, fingerprint, located
 from pmm.run.params import Params, check_params, open_run
 
@@ -50,7 +50,7 @@ class Experiment:
     """
 
     def __init__(self, params: Params):
-        keep_freed_memory()
+        keep_freed_memory()  # before the first training allocates; harmless where nothing trains
         torch.backends.cudnn.deterministic = True
         self.params = params
         self.device = choose_device(params.device)
@@ -100,7 +100,7 @@ class Experiment:
 
     @cached_property
     def val_ids(self) -> list[str]:
-        """Ids of the images that measure; none where `val_split` is empty."""
+        """Ids of the images that evaluate models; none where `val_split` is empty."""
         return self.data.ids(self.params.val_split) if self.params.val_split else []
 
     @property
@@ -116,7 +116,7 @@ class Experiment:
 
     @cached_property
     def _splits(self) -> str:
-        """Stand for both splits in a fingerprint: for ids and, outside the composed scenes, labels and images."""
+        """What a stage's fingerprint holds of both splits: ids and, outside the composed scenes, labels and images."""
         known: dict[str, Any] = {"ids": self.train_ids, "val": self.val_ids}
         if self.params.dataset != "scenes":
             known |= {"classes": self.data.class_names, "labels": [self.data.labels(i) for i in self.train_ids]}
@@ -145,11 +145,11 @@ class Experiment:
         with self.run.stage("classifier", p.pick("seed", "backbone", "cls_*"), inputs) as stage:
             if not stage.reused:
                 model = self.new_classifier(pretrained=True)
-                augmentation = Augmentation(tuple(p.cls_crop), **steps.AUGMENTATIONS[p.cls_augment])
+                augmentation = Augmentation(tuple(p.cls_crop), **compute.AUGMENTATIONS[p.cls_augment])
                 settings = training_settings(p, "cls")
                 where = (stage.folder, self.statistics)
-                steps.train_classifier(model, self.data, self.train_ids, settings, augmentation, *where)
-                found = steps.average_precision(model, self.data, self.val_ids, self.statistics)
+                compute.train_classifier(model, self.data, self.train_ids, settings, augmentation, *where)
+                found = compute.average_precision(model, self.data, self.val_ids, self.statistics)
                 stage.facts |= {"images": len(self.train_ids), **found}
         return stage
 
@@ -173,7 +173,7 @@ class Experiment:
         with self.run.stage("cams", p.pick("cam_scales", "cam_flip"), [self.classifier()]) as stage:
             if not stage.reused:
                 where = (self.load_classifier(), self.data, self.train_ids, stage.folder)
-                empty = steps.write_cams(*where, batch_size=p.cam_batch_size, **self._cam_options(p.cam_scales))
+                empty = compute.write_cams(*where, batch_size=p.cam_batch_size, **self._cam_options(p.cam_scales))
                 stage.facts |= {"images": n, "empty": empty}
                 if empty:
                     print(f"cams: {empty} of {n} images have an all-zero CAM; their masks will be background")
@@ -206,17 +206,17 @@ class Experiment:
         """Make the pseudo-masks of all training images; evaluate them where there is ground truth.
 
         Args:
-            method: one of `steps.METHODS`.
+            method: one of `compute.METHODS`.
         """
         p, names = self.params, {"threshold": ["cam_threshold"], "crf": ["alpha_crf", "crf_*"]}
         settings = p.pick(*names.get(method, ["t", "alpha", "variant", "crf_*"]), *["s"] * (method == "ppmg"))
         crf = self.crf_settings(joint=method == "crf")
-        make = steps.mask_function(method, p.model_dump(), crf)
+        make = compute.mask_function(method, p.model_dump(), crf)
         cams = self.cams()
         with self.run.stage(f"masks/{method}", settings, [cams, *self.truth_marks]) as stage:
             if not stage.reused:
                 options = {"workers": self.workers, "engine": crf.engine}
-                steps.write_pseudo_masks(make, self.data, self.train_ids, cams.folder, stage.folder, **options)
+                compute.write_pseudo_masks(make, self.data, self.train_ids, cams.folder, stage.folder, **options)
                 stage.facts |= self._evaluate(stage)
         return stage
 
@@ -229,7 +229,7 @@ class Experiment:
         p, inputs = self.params, [self.dataset_stage, self._splits, *self.truth_marks]
         with self.run.stage("masks/noisy", p.pick("ablation_noise", "seed"), inputs) as stage:
             if not stage.reused:
-                steps.write_noisy_masks(self.data, self.train_ids, p.ablation_noise, p.seed, stage.folder)
+                compute.write_noisy_masks(self.data, self.train_ids, p.ablation_noise, p.seed, stage.folder)
                 stage.facts |= self._evaluate(stage)
         return stage
 
@@ -239,7 +239,7 @@ class Experiment:
         Args:
             round_: 1 or more; the masks are called `cyclic<round_>`.
             teacher: name of the trained segmenter.
-            name: another name of the masks.
+            name: another name of the masks; `round_` does not matter then.
             filtered: by the images' labels; defaults to the run's `cyclic_filter`.
         """
         p, trained = self.params, self._trained(teacher, "teacher")
@@ -250,7 +250,7 @@ class Experiment:
             if not stage.reused:
                 self._segmenter_of(teacher)  # loaded once, before the threads ask for it
                 predict = partial(self.cyclic_mask, teacher, filtered=filtered)
-                steps.write_predicted_masks(predict, self.train_ids, stage.folder)
+                compute.write_predicted_masks(predict, self.train_ids, stage.folder)
                 stage.facts |= self._evaluate(stage)
         return stage
 
@@ -268,14 +268,14 @@ class Experiment:
             return self.data.mask(image_id)
         if masks not in self._folders:
             self._folders[masks] = self._mask_stage(masks).folder
-        return steps.read_pseudo_mask(self._folders[masks], image_id, self.n_classes)
+        return compute.read_pseudo_mask(self._folders[masks], image_id, self.n_classes)
 
     def _mask_stage(self, masks: str) -> Stage:
         if masks == "ground_truth":
             return self.dataset_stage
         if masks == "noisy":
             return self.noisy_masks()
-        if masks in steps.METHODS:
+        if masks in compute.METHODS:
             return self.pseudo_masks(masks)
         record = self.run.recorded(f"masks/{masks}")
         if record is None:
@@ -284,8 +284,8 @@ class Experiment:
         return record
 
     def _evaluate(self, stage: Stage) -> dict[str, Any]:
-        read = partial(steps.read_pseudo_mask, stage.folder, n_classes=self.n_classes)
-        return steps.evaluate_masks(self.data, self.train_ids, read, f"score {stage.folder.name}")
+        read = partial(compute.read_pseudo_mask, stage.folder, n_classes=self.n_classes)
+        return compute.evaluate_masks(self.data, self.train_ids, read, f"score {stage.folder.name}")
 
     # --- segmentation models
 
@@ -311,7 +311,7 @@ class Experiment:
             if not stage.reused:
                 model = self._train_segmenter(p, masks, stage.folder, name)
                 predict = partial(self._predict, model, p)
-                found = steps.evaluate_masks(self.data, self.val_ids, predict, "val")
+                found = compute.evaluate_masks(self.data, self.val_ids, predict, "val")
                 stage.facts |= {"settings": settings, "val": found}
         return stage
 
@@ -320,13 +320,14 @@ class Experiment:
             raise InputError(f"train_split = {p.train_split}: only 1 image has a label; label at least 2")
         model = self.new_segmenter(p, pretrained=True)
         if p.seg_init == "classifier":
-            model.encoder.model.load_state_dict(self.load_classifier().backbone.state_dict(), strict=False)
+            learned = self.load_classifier().backbone.state_dict()
+            model.encoder.model.load_state_dict(learned, strict=False)  # an encoder has no last layers
         pus = PretendedUnderfittingLoss(p.pus, p.beta, p.kappa, p.pus_variant, p.pixel_loss)
         loss = SegmentationLoss(pus, p.pus_warmup, p.seg_background_margin)
         augmentation = Augmentation(tuple(p.seg_crop), tuple(p.seg_scale), colour=0.3)
         read = partial(self.pseudo_mask, masks)
         how = (loss, training_settings(p, "seg"), augmentation, folder, self.statistics, f"segmenter {name}")
-        steps.train_segmenter(model, self.data, self.train_ids, read, *how)
+        compute.train_segmenter(model, self.data, self.train_ids, read, *how)
         return model
 
     def new_segmenter(self, p: Params, pretrained: bool) -> nn.Module:
@@ -402,7 +403,7 @@ class Experiment:
         return pixel_loss_map(model, self.data.image(image_id), mask, **options, statistics=self.statistics)
 
     def log(self, stage_name: str) -> dict[str, list[float]]:
-        """Read a training's log: epoch, loss, lr and, for segmenters, gate_open and over_kappa."""
+        """Read a stage's log, say of "segmenter/pus": epoch, loss, lr; there mean_loss, gate_open, over_kappa, too."""
         return read_log(self.run.path / stage_name / LOG)
 
 

@@ -133,9 +133,9 @@ class Params(BaseModel):
     cyclic_crf: bool = Field(False, description="joint CRF on the predicted masks")
     cyclic_scales: list[Scale] = Field([1.0], min_length=1, description="image scales summed at prediction")
 
-    ablation_seeds: list[int] = Field([], description="seeds of the long PUS comparison; empty: skip it")
+    ablation_seeds: list[int] = Field([], description="seeds of the trained studies; empty: none")
 
-    ablation_scenes: int = Field(12, ge=1, le=1_000_000, description="training images that judge pseudo-masks")
+    ablation_scenes: int = Field(12, ge=1, le=1_000_000, description="training images that evaluate pseudo-masks")
     ablation_s: list[Value] = Field([0.0, 0.15, 0.3, 0.6], description="values of s; 0 and the run's s are added")
     ablation_alpha: list[Alpha] = Field([0.25, 0.5, 1.0, 2.0], description="values of alpha; the run's is added")
     ablation_t: list[Threshold] = Field([0.0, 0.05, 0.2, 0.4], description="values of t; the run's is added")

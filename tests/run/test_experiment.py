@@ -13,8 +13,8 @@ from pmm.errors import InputError
 from pmm.files import without_nan
 from pmm.networks import training
 from pmm.networks.models import embedded_imagenet_state
+from pmm.run import compute
 from pmm.run import experiment as stages
-from pmm.run import steps
 from pmm.run.experiment import Experiment
 from pmm.run.params import Params
 
@@ -61,7 +61,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    for module in (training, steps):
+    for module in (training, compute):
         monkeypatch.setattr(module, "fit", lambda *a, **k: pytest.fail("trained again"))
 
 
@@ -362,7 +362,7 @@ def test_the_grids_that_train_run_and_resume(tmp_path, monkeypatch):
 
     first = run()
     assert [len(part) for part in first] == [2 * 2 * 2, 2 * 3, 2]
-    monkeypatch.setattr(steps, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(compute, "fit", lambda *a, **k: pytest.fail("trained again"))
     assert run() == first
 
 

@@ -133,6 +133,7 @@ def test_ctrl_c_ends_with_one_line_and_130(params, notebooks, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )
     deadline = time.monotonic() + 40
     while not started.exists() and time.monotonic() < deadline:

@@ -7,8 +7,8 @@ from pmm.data.images import save_cams, write_jpeg, write_mask
 from pmm.errors import InputError
 from pmm.method.crf import CRFSettings
 from pmm.method.pseudo_mask import crf_pseudo_mask, ppmg
+from pmm.run.compute import METHODS, evaluate_masks, mask_function, read_pseudo_mask, write_pseudo_masks
 from pmm.run.params import Params
-from pmm.run.steps import METHODS, evaluate_masks, mask_function, read_pseudo_mask, write_pseudo_masks
 
 CRF = CRFSettings(iterations=2)
 IMAGE = np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8)
