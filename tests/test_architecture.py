@@ -37,19 +37,10 @@ def room(module: str) -> str:
     return module.removeprefix("pmm.").partition(".")[0]
 
 
-def statements(tree: ast.AST):
-    """All nodes, those inside functions too, but none that only a type checker reads."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            continue
-        yield node
-        yield from statements(node)
-
-
 def imports(module: str) -> set[str]:
     """Absolute names of the imported modules, whatever package they are of."""
     found = set()
-    for node in statements(TREES[module]):
+    for node in ast.walk(TREES[module]):  # those inside functions and for type checkers, too
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -239,7 +239,9 @@ class PydensecrfEngine:
 def _lattice_engine(image: np.ndarray, settings: CRFSettings, threads: int | None = None) -> LatticeEngine:
     from pmm.method.lattice import LatticeEngine  # numba takes a moment to import
 
-    return LatticeEngine(image, settings, threads)
+    s = settings
+    reach, weights = (s.gauss_sxy, s.bilateral_sxy, s.bilateral_srgb), (s.gauss_compat, s.bilateral_compat)
+    return LatticeEngine(image, s.iterations, reach, weights, threads)
 
 
 def _unary(probabilities: np.ndarray) -> np.ndarray:

@@ -20,15 +20,12 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from pmm.threads import available_threads, run_parallel
-
-if TYPE_CHECKING:
-    from pmm.method.crf import CRFSettings
 
 STRIPES = 4  # parts that the pixels are cut into, one thread each; sums are the same on any number of threads
 LANES = 4  # channels that share a pass; more problems go in several blocks
@@ -110,27 +107,41 @@ def build_lattice(features: np.ndarray, threads: int) -> Lattice:
 
 
 class LatticeEngine:
-    """Mean field by numba on lattices that stay with the image, (H, W, 3) uint8.
+    """Mean field by numba on lattices that stay with the image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        iterations: of the mean field, >= 1.
+        reach: standard deviations: of the position kernel in pixels; of the bilateral one in pixels and grey levels.
+        weights: of the position kernel and the bilateral one, >= 0.
+        threads: how many may work; defaults to `available_threads`.
 
     Examples:
-        >>> from pmm.method.crf import PPMG_CRF
-        >>> engine = LatticeEngine(np.zeros((1, 2, 3), np.uint8), PPMG_CRF)
+        >>> engine = LatticeEngine(np.zeros((1, 2, 3), np.uint8), 10, reach=(3, 80, 13), weights=(10, 10))
         >>> engine.mean_field(np.array([[0, 0], [5, 5]], np.float32)).round()  # energies: the first label is cheaper
         array([[1., 1.],
                [0., 0.]], dtype=float32)
     """
 
-    def __init__(self, image: np.ndarray, settings: CRFSettings, threads: int | None = None) -> None:
-        self._image, self._settings, self._threads = image, settings, threads or available_threads()
+    def __init__(
+        self,
+        image: np.ndarray,
+        iterations: int,
+        reach: tuple[float, float, float],
+        weights: tuple[float, float],
+        threads: int | None = None,
+    ) -> None:
+        self._image, self._iterations, self._reach, self._weights = image, iterations, reach, weights
+        self._threads = threads or available_threads()
 
     @cached_property
     def _lattices(self) -> tuple[Lattice, Lattice]:
         """Build the position lattice and the bilateral one, whose features are (x, y, r, g, b)."""
-        height, width = self._image.shape[:2]
+        (height, width), (gauss_sxy, sxy, srgb) = self._image.shape[:2], self._reach
         features = np.empty((height * width, 5), np.float32)
-        np.divide(_positions(height, width), np.float32(self._settings.bilateral_sxy), out=features[:, :2])
-        np.divide(self._image.reshape(-1, 3), np.float32(self._settings.bilateral_srgb), out=features[:, 2:])
-        gauss = _gauss_lattice(height, width, self._settings.gauss_sxy, self._threads)
+        np.divide(_positions(height, width), np.float32(sxy), out=features[:, :2])
+        np.divide(self._image.reshape(-1, 3), np.float32(srgb), out=features[:, 2:])
+        gauss = _gauss_lattice(height, width, gauss_sxy, self._threads)
         return gauss, build_lattice(features, self._threads)
 
     def mean_field(self, unary: np.ndarray) -> np.ndarray:
@@ -157,7 +168,6 @@ class LatticeEngine:
         """(B, N, lanes) float32 logits -> posterior of the same shape, in the same memory; 0 labels: binary."""
         blocks, n, lanes = logits.shape
         gauss, bilateral = self._lattices
-        weights = self._settings.gauss_compat, self._settings.bilateral_compat
         blurred = [np.zeros((blocks, lattice.n_vertices + 1, lanes), np.float32) for lattice in self._lattices]
         splats = [np.zeros((STRIPES, *values.shape), np.float32) for values in blurred]
 
@@ -171,11 +181,11 @@ class LatticeEngine:
             """Sum up and blur one lattice's splats of one block."""
             k, block = job
             lattice = self._lattices[k]
-            scale = np.float32(weights[k] * lattice.blur_scale)
+            scale = np.float32(self._weights[k] * lattice.blur_scale)
             _blur(splats[k][:, block], lattice.ranges, lattice.neighbours, scale, blurred[k][block])
 
-        for step in range(self._settings.iterations + 1):
-            last = step == self._settings.iterations
+        for step in range(self._iterations + 1):
+            last = step == self._iterations
             run_parallel(self._threads, pass_over, list(enumerate(stripes(n))))
             if not last:
                 run_parallel(self._threads, blur, [(k, block) for k in (0, 1) for block in range(blocks)])
