@@ -37,7 +37,7 @@ def test_a_notebook_that_trains_has_the_imports_of_the_training(tmp_path):
 
 def test_no_late_import_of_a_training_is_forgotten():
     package = project_root() / "pmm"
-    sources = [*(package / "networks").glob("*.py"), package / "run" / "steps.py", package / "data" / "transforms.py"]
+    sources = [*(package / "networks").glob("*.py"), package / "run" / "compute.py", package / "data" / "transforms.py"]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sources]
     functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     inside = [node for function in functions for node in ast.walk(function)]
