@@ -105,10 +105,12 @@ def cams_in_batches(
     """
 
     def prepare(key: K) -> tuple[list[Tensor], Sequence[int], tuple[int, int]]:
+        """Load one image at all its scales."""
         image, class_ids = load(key)
         return scaled_pictures(image, scales), class_ids, image.shape[:2]
 
     def finish(key: K, class_ids: Sequence[int], total: np.ndarray) -> K:
+        """Normalise and save one image's CAM."""
         save(key, class_ids, normalize_cam(total))
         return key
 

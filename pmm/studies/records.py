@@ -262,7 +262,12 @@ def published_section(figure: str | None = None, dataset: str | None = None) -> 
     Args:
         figure: "segmentation model", "CAM, multi-crop test" or "segmentation model of URN"; defaults to all.
         dataset: "VOC 2012" or "COCO 2014"; defaults to all.
+
+    Raises:
+        InputError: results/published.json is missing or damaged.
     """
-    section = read_json(project_root() / "results" / "published.json")
+    section = read_json(path := project_root() / "results" / "published.json")
+    if not section:
+        raise InputError(f"{path}: the published numbers are missing; restore the file from the project")
     rows = [row for row in section["rows"] if figure in (None, row[0]) and dataset in (None, row[1])]
     return {**section, "rows": rows}

@@ -2,6 +2,8 @@
 
 import pytest
 
+from pmm.errors import InputError
+from pmm.studies import records
 from pmm.studies.records import published_section
 
 
@@ -28,3 +30,9 @@ def test_section_selects_a_data_set(dataset, rows):
     section = published_section(dataset=dataset)
     assert len(section["rows"]) == rows
     assert all(row[1] == dataset for row in section["rows"])
+
+
+def test_a_missing_file_is_one_line_with_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "project_root", lambda: tmp_path)
+    with pytest.raises(InputError, match=r"published\.json: the published numbers are missing; restore the file"):
+        published_section()
