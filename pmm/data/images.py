@@ -49,6 +49,10 @@ class SegmentationData(ABC):
     def mask_source(self, image_id: str) -> Path:
         """Path of the file that `mask` reads, whether it exists or not."""
 
+    def left_out_note(self, split: str) -> str:
+        """Say how many images of a split `ids` has left out, and why; empty where it gave all."""
+        return ""
+
     def image(self, image_id: str) -> np.ndarray:
         """Pixels of an image, (H, W, 3) uint8 RGB; errors as in `image_path` and `read_image`."""
         return read_image(self.image_path(image_id))

@@ -109,10 +109,11 @@ class ScenesData(VOCData):
 
     Args:
         root: the folder that `compose_scenes` wrote; InputError where it holds no scenes.
+        name: what tables and figures call the set.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        super().__init__(root, name="sample scenes")
+    def __init__(self, root: str | Path, name: str | None = None) -> None:
+        super().__init__(root, name=name or "sample scenes")
 
 
 def compose_scenes(

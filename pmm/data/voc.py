@@ -6,6 +6,8 @@ from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from pmm.data.images import SegmentationData, index_images
 from pmm.errors import InputError
 from pmm.method.cam import MAX_CLASS_ID
@@ -17,6 +19,8 @@ VOC_CLASSES = (
 )
 
 _VOC_PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "*/VOCdevkit/VOC2012", "..")
+_SBD = "train_aug"  # the usual name of VOC's training images together with SBD's
+_SBD_LIST, _SBD_MASKS = "ImageSets/Segmentation/train_aug.txt", "SegmentationClassAug"
 _VOC_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913}
 
 
@@ -45,7 +49,8 @@ class VOCData(SegmentationData):
         path = self._list(split)
         if not path.is_file():
             found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-            raise InputError(f"{path}: no split {split!r}; splits that exist: {found}")
+            hint = f"; download SBD's list as {_SBD_LIST} and its masks into {_SBD_MASKS}/" if split == _SBD else ""
+            raise InputError(f"{path}: no split {split!r}; splits that exist: {found}{hint}")
         ids = [_first_stem(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         check_ids(ids, self._images, split, path)
         return ids
@@ -59,8 +64,16 @@ class VOCData(SegmentationData):
     def mask_source(self, image_id: str) -> Path:
         """As in `SegmentationData`: VOC's mask, or that of the augmented set (SBD) where VOC has none."""
         path = self.root / "SegmentationClass" / f"{image_id}.png"
-        augmented = self.root / "SegmentationClassAug" / path.name
+        augmented = self.root / _SBD_MASKS / path.name
         return augmented if augmented.is_file() and not path.is_file() else path
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """As in `SegmentationData`."""
+        self.image_path(image_id)  # refuses an unknown id
+        if not (path := self.mask_source(image_id)).is_file():
+            hint = f"for images beyond VOC's own, download SBD's masks into {_SBD_MASKS}/"
+            raise InputError(f"{path}: no such file; the ground truth is read from it ({hint})")
+        return super().mask(image_id)
 
     def labels(self, image_id: str) -> tuple[int, ...]:
         """As in `SegmentationData`: the classes of the objects in the XML file, those marked difficult included.
@@ -109,7 +122,8 @@ def _parse_xml(path: Path) -> ElementTree.Element:
         if "\0" in text:  # expat would take it for UTF-16 and find a DOCTYPE that the check below cannot see
             raise ValueError("found a zero byte")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; image-level labels are read from it") from None
+        hint = "VOC 2012's Annotations/ has one for each image, those of SBD's list included"
+        raise InputError(f"{path}: no such file; image-level labels are read from it ({hint})") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); write VOC's XML in UTF-8") from None
     if "<!DOCTYPE" in text.upper():
