@@ -140,6 +140,24 @@ def test_check_reads_every_image_label_and_mask(parameter_file, tmp_path):
     assert failed.startswith("FAIL  split train: 1 of 1 images are unusable; first: ") and "a.png" in failed
 
 
+def test_check_reads_the_split_that_judges_and_says_what_is_left_out(parameter_file, tmp_path):
+    folder = tmp_path / "own"
+    own_images(folder)
+    (folder / "labels.csv").write_text("image,labels,split\na.png,bird,train\nb.png,cat bird,train\n")
+    chosen = ("-pclasses=[bird]", "-pjudge_split=train", "-pval_split=")
+    lines = check_own(folder, parameter_file, *chosen, "-pdata_name=birds").stdout.splitlines()
+    assert "OK    data: birds, 1 classes" in lines
+    counted = "1 images decode, 1 have labels, 1 have masks; 1 of 2 images show other classes, and are left out"
+    assert lines.count(f"OK    split train: {counted}") == 2
+    (folder / "masks" / "a.png").unlink()
+    result = check_own(folder, parameter_file, *chosen)
+    assert "none of the 1 images has a mask; write judge_split: '' to do without" in result.stdout
+    assert (
+        "'brid' is no class of the data set; did you mean 'bird'?"
+        in call("check", parameter_file, "-pclasses=[brid]").stdout
+    )
+
+
 def test_what_may_wait_for_the_network_is_checked_last(tmp_path):
     own_images(tmp_path / "own")
     params = Params(dataset="folder", data_dir=str(tmp_path / "own"), val_split="")

@@ -217,8 +217,8 @@ class _Stopped(Exception):
 
 
 def scored_scenes(experiment: Experiment, count: int = SCORED_SCENES) -> list[ExplorerScene]:
-    """Read evenly spaced training images of a run that have ground truth; none where it has none."""
-    if not any(map(experiment.data.has_mask, experiment.train_ids)):
+    """Read evenly spaced training images of a run that judge its masks; none where there is no ground truth."""
+    if not experiment.judge_ids:
         return []
     return [load_scene(experiment, i) for i in evaluated_ids(experiment, count)]
 

@@ -48,9 +48,10 @@ def thicken(where: np.ndarray) -> np.ndarray:
 
 
 def pick_examples(experiment: Experiment, count: int = 4, classes: int = 2) -> list[str]:
-    """Choose training images to look at: with ground truth if there is any, and nearly `classes` classes."""
-    data, ids = experiment.data, experiment.train_ids[:400]
-    return sorted(ids, key=lambda i: (not data.has_mask(i), abs(len(data.labels(i)) - classes)))[:count]
+    """Choose training images to look at: first those that judge, if there are any, and nearly `classes` classes."""
+    labels, judging = experiment.data.labels, dict.fromkeys(experiment.judge_ids)
+    ids = list(judging | dict.fromkeys(experiment.train_ids))[:400]
+    return sorted(ids, key=lambda i: (i not in judging, abs(len(labels(i)) - classes)))[:count]
 
 
 def mask_rows(data: SegmentationData, rows: Mapping[str, Mapping[str, np.ndarray]]) -> CaptionedFigure:

@@ -68,7 +68,7 @@ def summary_section(run: RunFolder, sections: Mapping[str, tuple[str, int]], dat
         "data": data,
         "columns": ["what", "step", "mIoU"],
         "rows": [[what, *row[:2]] for name, (what, skip) in sections.items() for row in rows.get(name, [])[skip:]],
-        "note": "Pseudo-masks are evaluated on the training split, models on the validation split.",
+        "note": "Pseudo-masks are evaluated on training images, models on the validation split.",
     }
 
 

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from pmm.data import SegmentationData, open_dataset
+from pmm.data import SegmentationData, choose_classes, open_dataset
 from pmm.errors import InputError
 from pmm.run.folder import located
 from pmm.run.params import Params
@@ -35,8 +35,9 @@ def all_checks(params: Params) -> Iterator[tuple[str, Check]]:
         yield "data", partial(_open, params, opened)
         for data in opened:
             yield f"split {params.train_split}", partial(check_split, data, params.train_split, needs_labels=True)
-            if params.val_split:
-                yield f"split {params.val_split}", partial(check_split, data, params.val_split, needs_masks=True)
+            for role in ("judge_split", "val_split"):
+                if split := getattr(params, role):
+                    yield f"split {split}", partial(check_split, data, split, needs_masks=role)
     yield "backbone", partial(check_backbone, params)
     yield "segmentation model", partial(check_segmenter, params)
 
@@ -77,26 +78,28 @@ def check_segmenter(params: Params) -> str:
 
 def check_scenes(params: Params) -> str:
     """Check that scenes can be composed, with one of each split."""
-    from pmm.data.scenes import compose_scene
+    from pmm.data.scenes import SCENE_CLASSES, compose_scene
 
+    choose_classes(SCENE_CLASSES, params.classes, params.require_any)
     for split in ("train", "val"):
         compose_scene(split, 0, width=params.scene_width, height=params.scene_height, seed=params.seed)
     return f"sample scenes, composed by the run: {params.n_train} train, {params.n_val} val"
 
 
 def _open(params: Params, opened: list[SegmentationData]) -> str:
-    opened.append(open_dataset(params.dataset, located(params.data_dir)))
+    chosen = {"classes": params.classes, "require_any": params.require_any, "name": params.data_name}
+    opened.append(open_dataset(params.dataset, located(params.data_dir), **chosen))
     return f"{opened[0].name}, {len(opened[0].class_names) - 1} classes"
 
 
-def check_split(data: SegmentationData, split: str, needs_labels: bool = False, needs_masks: bool = False) -> str:
+def check_split(data: SegmentationData, split: str, needs_labels: bool = False, needs_masks: str = "") -> str:
     """Read every image, its labels and, where there is one, its mask.
 
     Args:
         data: the data set.
         split: name of the split.
         needs_labels: the split trains, so at least one image must have a label.
-        needs_masks: the split measures, so at least one image must have a mask.
+        needs_masks: parameter that names the split, if it measures, so that at least one image must have a mask.
 
     Raises:
         InputError: files that cannot be read (their number and the first reason); no label or no mask at all.
@@ -113,8 +116,9 @@ def check_split(data: SegmentationData, split: str, needs_labels: bool = False, 
     if needs_labels and not labelled:
         raise InputError(f"none of the {len(ids)} images has a label; the classifier has nothing to learn")
     if needs_masks and not masks:
-        raise InputError(f"none of the {len(ids)} images has a mask; write val_split: '' to measure nothing")
-    return f"{len(ids)} images decode, {labelled} have labels, {masks} have masks"
+        raise InputError(f"none of the {len(ids)} images has a mask; write {needs_masks}: '' to do without")
+    note = data.left_out_note(split).removeprefix(f"{split}: ")
+    return f"{len(ids)} images decode, {labelled} have labels, {masks} have masks{note and f'; {note}'}"
 
 
 def _read(data: SegmentationData, image_id: str) -> tuple[int, bool] | InputError:

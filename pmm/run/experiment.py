@@ -57,6 +57,7 @@ class Experiment:
         self.run = open_run(params)
         self.workers = params.workers or joblib.cpu_count()
         self._folders: dict[str, Path] = {}
+        self._listed: dict[str, list[str]] = {}
         self._kept: tuple[tuple[str, bool, str], nn.Module, Params] | None = None
 
     # --- the data
@@ -82,15 +83,15 @@ class Experiment:
     @cached_property
     def data(self) -> SegmentationData:
         """The data set, ready to read."""
-        if self.params.dataset == "scenes":
-            return open_dataset("scenes", self.dataset_stage.folder / "scenes")
-        return open_dataset(self.params.dataset, located(self.params.data_dir))
+        p = self.params
+        root = self.dataset_stage.folder / "scenes" if p.dataset == "scenes" else located(p.data_dir)
+        return open_dataset(p.dataset, root, classes=p.classes, require_any=p.require_any, name=p.data_name)
 
     @cached_property
     def train_ids(self) -> list[str]:
         """Ids of the training images; those without any label are left out, and counted aloud."""
         split = self.params.train_split
-        ids = self.data.ids(split)
+        ids = self._ids(split)
         labelled = [i for i in ids if self.data.labels(i)]
         if not labelled:
             raise InputError(f"train_split = {split}: none of its {len(ids)} images has a label")
@@ -101,7 +102,37 @@ class Experiment:
     @cached_property
     def val_ids(self) -> list[str]:
         """Ids of the images that evaluate models; none where `val_split` is empty."""
-        return self.data.ids(self.params.val_split) if self.params.val_split else []
+        return self._ids(self.params.val_split) if self.params.val_split else []
+
+    @cached_property
+    def judge_ids(self) -> list[str]:
+        """Ids of the training images that judge pseudo-masks: with ground truth and, if given, in `judge_split`.
+
+        May be empty where `judge_split` is. Those of it without ground truth are left out, and counted aloud.
+        """
+        split, has_mask = self.params.judge_split, self.data.has_mask
+        if not split:
+            return [i for i in self.train_ids if has_mask(i)]
+        in_split = set(self._ids(split))
+        ids = [i for i in self.train_ids if i in in_split]
+        if not ids:
+            train = self.params.train_split
+            raise InputError(f"judge_split = {split}: none of its {len(in_split)} images is in train_split = {train}")
+        judged = [i for i in ids if has_mask(i)]
+        if not judged:
+            first = self.data.mask_source(ids[0])
+            raise InputError(f"judge_split = {split}: none of its {len(ids)} images has a mask; add {first} and others")
+        if len(judged) < len(ids):
+            print(f"{split}: {len(ids) - len(judged)} of {len(ids)} images have no mask and judge nothing")
+        return judged
+
+    def _ids(self, split: str) -> list[str]:
+        """Ids of a split; what the classes of interest leave out is said once."""
+        if split not in self._listed:
+            self._listed[split] = self.data.ids(split)
+            if note := self.data.left_out_note(split):
+                print(note)
+        return self._listed[split]
 
     @property
     def n_classes(self) -> int:
@@ -109,23 +140,33 @@ class Experiment:
         return len(self.data.class_names)
 
     def describe(self, split: str, crf: str = "no CRF") -> str:
-        """Name what a number was measured on: data set, split, images, seed, CRF."""
-        name = getattr(self.params, f"{split}_split")
-        n = len(self.train_ids if split == "train" else self.val_ids)
+        """Name what a number was measured on ("train", "judge" or "val"): data set, split, images, seed, CRF."""
+        ids = {"train": "train_ids", "judge": "judge_ids", "val": "val_ids"}[split]
+        name, n = self.params.split_name(split), len(getattr(self, ids))
         return f"{self.data.name}, {name}, {n} images, seed {self.params.seed}, {crf}"
 
     @cached_property
     def _splits(self) -> str:
         """What a stage's fingerprint holds of both splits: ids and, outside the composed scenes, labels and images."""
         known: dict[str, Any] = {"ids": self.train_ids, "val": self.val_ids}
-        if self.params.dataset != "scenes":
+        p = self.params
+        if p.dataset != "scenes" or p.classes or p.require_any:
             known |= {"classes": self.data.class_names, "labels": [self.data.labels(i) for i in self.train_ids]}
+        if p.dataset != "scenes":
             known["images"] = _sizes(self.data.image_path(i) for i in self.train_ids + self.val_ids)
         return fingerprint(known)
 
     @cached_property
     def truth_marks(self) -> list[str]:
-        """Stand for the ground truth of both splits in a fingerprint; nothing for the composed scenes."""
+        """Stand for the ground truth that evaluates in a fingerprint; nothing for composed scenes that all judge."""
+        if not self.params.judge_split:
+            return self._train_truth_marks
+        truth = _sizes(self.data.mask_source(i) for i in self.judge_ids + self.val_ids)
+        return [fingerprint({"judge": self.judge_ids, "truth": truth})]
+
+    @cached_property
+    def _train_truth_marks(self) -> list[str]:
+        """Stand for the ground truth of both splits, where it is trained on; nothing for the composed scenes."""
         if self.params.dataset == "scenes":
             return []
         sources = (self.data.mask_source(i) for i in self.train_ids + self.val_ids)
@@ -203,7 +244,7 @@ class Experiment:
         return CRFSettings(gauss_compat=compat, **{name.removeprefix("crf_"): v for name, v in kernel.items()})
 
     def pseudo_masks(self, method: str) -> Stage:
-        """Make the pseudo-masks of all training images; evaluate them where there is ground truth.
+        """Make the pseudo-masks of all training images; evaluate those of `judge_ids`.
 
         Args:
             method: one of `compute.METHODS`.
@@ -226,7 +267,8 @@ class Experiment:
         Raises:
             InputError: a training image has no ground truth.
         """
-        p, inputs = self.params, [self.dataset_stage, self._splits, *self.truth_marks]
+        p = self.params
+        inputs = [self.dataset_stage, self._splits, *dict.fromkeys(self._train_truth_marks + self.truth_marks)]
         with self.run.stage("masks/noisy", p.pick("ablation_noise", "seed"), inputs) as stage:
             if not stage.reused:
                 compute.write_noisy_masks(self.data, self.train_ids, p.ablation_noise, p.seed, stage.folder)
@@ -285,7 +327,7 @@ class Experiment:
 
     def _evaluate(self, stage: Stage) -> dict[str, Any]:
         read = partial(compute.read_pseudo_mask, stage.folder, n_classes=self.n_classes)
-        return compute.evaluate_masks(self.data, self.train_ids, read, f"score {stage.folder.name}")
+        return compute.evaluate_masks(self.data, self.judge_ids, read, f"score {stage.folder.name}")
 
     # --- segmentation models
 
@@ -305,6 +347,8 @@ class Experiment:
             settings |= p.pick("pus_*", "beta", "kappa")
         settings["seg_masks"] = masks
         inputs = [self._mask_stage(masks), self._splits, *self.truth_marks, *self._weight_marks]
+        if masks == "ground_truth" and p.judge_split:
+            inputs += self._train_truth_marks
         if p.seg_init == "classifier":
             inputs.append(self.classifier())
         with self.run.stage(f"segmenter/{name}", settings, inputs) as stage:

@@ -33,8 +33,9 @@ GROUPS = {
 }
 """First parameter of each group -> what the group is about; a group reaches to the next one."""
 
-DATA = ("dataset", "data_dir")
+DATA = ("dataset", "data_dir", "classes", "require_any")
 """What a run's folder belongs to: these stay, or the run has another name."""
+SPLITS = ("train_split", "judge_split", "val_split")
 
 Scale = Annotated[float, Field(gt=0, le=8)]
 Side = Annotated[int, Field(ge=32, le=4096)]  # of a crop, pixels
@@ -59,7 +60,11 @@ class Params(BaseModel):
 
     dataset: Literal["scenes", "voc", "coco", "folder"] = Field("scenes", description="where images come from")
     data_dir: str = Field("", description="folder of the data set; scenes are composed, they need none")
+    data_name: str = Field("", description="what tables and figures call the data; empty: the set's own name")
+    classes: list[str] = Field([], description="classes of interest; empty: all; images with others are left out")
+    require_any: list[str] = Field([], description="an image must show one of these; empty: no demand")
     train_split: str = Field("train", min_length=1, description="split that trains and gets pseudo-masks")
+    judge_split: str = Field("", description="training images that judge pseudo-masks; empty: all with masks")
     val_split: str = Field("val", description="split with masks that measures; empty if there is none")
     n_train: int = Field(240, ge=2, le=100_000, description="composed training scenes")
     n_val: int = Field(80, ge=2, le=100_000, description="composed validation scenes")
@@ -167,8 +172,12 @@ class Params(BaseModel):
         known = _read_run(run_path(params))
         if known is None:
             return params
-        _check_same(known, params, [name for name in (*DATA, "train_split", "val_split") if name in said])
+        _check_same(known, params, [name for name in (*DATA, *SPLITS) if name in said])
         return check_params({**known.model_dump(), **said}, "notebook parameters")
+
+    def split_name(self, role: str) -> str:
+        """Return the split that does "train", "judge" or "val"; without a `judge_split` the training split judges."""
+        return self.judge_split or self.train_split if role == "judge" else getattr(self, f"{role}_split")
 
     def pick(self, *names: str) -> dict[str, Any]:
         """Return the named parameters; a name ending in `*` stands for all that begin so."""
@@ -210,8 +219,9 @@ def _read_run(path: Path) -> Params | None:
 
 def _check_same(known: Params, params: Params, names: Sequence[str]) -> None:
     def value(source: Params, name: str) -> str:
-        """Return a parameter; paths as they are found."""
-        return located(source.data_dir) if name == "data_dir" else str(getattr(source, name))
+        """Return a parameter; paths as they are found, names without an order."""
+        given = located(source.data_dir) if name == "data_dir" else getattr(source, name)
+        return ", ".join(sorted(set(given))) if isinstance(given, list) else str(given)
 
     for name in names:
         old, new = value(known, name), value(params, name)

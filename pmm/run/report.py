@@ -94,12 +94,19 @@ def write_report(run: RunFolder, pages: Mapping[str, Page] | None = None) -> Pat
 def describe(settings: Mapping[str, Any]) -> dict[str, str]:
     """Say in words what a run is: what a reader must know before any of its numbers."""
     get = {**Params().model_dump(), **settings}.get
-    scenes = get("dataset") == "scenes"
-    train = f"{get('train_split')}, {get('n_train')} scenes" if scenes else get("train_split")
-    val = f"{get('val_split')}, {get('n_val')} scenes" if scenes else get("val_split") or "none"
+    scenes, chosen = get("dataset") == "scenes", get("classes") or get("require_any")
+    of = "chosen from " if chosen else ""
+    train = f"{get('train_split')}, {of}{get('n_train')} scenes" if scenes else get("train_split")
+    val = f"{get('val_split')}, {of}{get('n_val')} scenes" if scenes else get("val_split") or "none"
+    judge = f"{get('judge_split')}, those that train" if get("judge_split") else "all training images that have a mask"
+    data = " ".join(filter(None, [DATASETS.get(get("dataset"), str(get("dataset"))), str(get("data_dir"))]))
+    rule = f"{', '.join(get('classes'))}; an image shows no other class" if get("classes") else "all"
+    rule += f"; an image shows one of {', '.join(get('require_any'))}" if get("require_any") else ""
     return {
-        "Data set": " ".join(filter(None, [DATASETS.get(get("dataset"), str(get("dataset"))), str(get("data_dir"))])),
+        "Data set": f"{get('data_name')}: {data}" if get("data_name") else data,
+        **({"Classes of interest": rule} if chosen else {}),
         "Training split": f"{train}; image-level labels only",
+        "Pseudo-masks are judged on": judge,
         "Validation split": val,
         "Pseudo-masks": MASKS.get(get("seg_masks"), str(get("seg_masks"))),
         "Variant of the method": VARIANTS.get(get("variant"), str(get("variant"))),

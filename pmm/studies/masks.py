@@ -52,17 +52,16 @@ MaskMaker = Callable[[EvaluatedImage], list[np.ndarray]]
 
 
 def evaluated_ids(experiment: Experiment, count: int | None = 24) -> list[str]:
-    """Choose `count` evenly spaced training images that have a ground truth; fewer where there are fewer, None all.
+    """Choose `count` evenly spaced ids of those that judge; fewer where there are fewer, None all.
 
     Raises:
         InputError: `count` is below 1, or no training image has a ground truth.
     """
     if count is not None and count < 1:
         raise InputError(f"count: {count} images; a study needs at least 1")
-    data = experiment.data
-    ids = [i for i in experiment.train_ids if data.has_mask(i)]
+    ids, name = experiment.judge_ids, experiment.data.name
     if not ids:
-        raise InputError(f"{data.name}: no training image has a ground truth; pseudo-masks cannot be evaluated without")
+        raise InputError(f"{name}: no training image has a ground truth; pseudo-masks cannot be evaluated without")
     places = np.linspace(0, len(ids) - 1, min(count or len(ids), len(ids))).round().astype(int)
     return [ids[place] for place in places]
 
@@ -149,7 +148,8 @@ def sweep(
         masks = partial(ppmg_masks, [replace(own, alpha=alpha) for alpha in values], experiment.crf_settings())
     ids = evaluated_ids(experiment, count)
     total = confusions(experiment, masks, ids, f"{title}: {parameter}")
-    data = f"{experiment.data.name}, {len(ids)} images of split {experiment.params.train_split}, against ground truth"
+    split = experiment.params.split_name("judge")
+    data = f"{experiment.data.name}, {len(ids)} images of split {split}, against ground truth"
     found = {"method": title, "parameter": parameter, "values": values}
     return found | {"miou": [round(mean_iou(one), 4) for one in total], "images": len(ids), "data": data}
 
@@ -173,7 +173,7 @@ def sweep_section(sweeps: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def best_threshold(experiment: Experiment, thresholds: Sequence[float] = FINE_THRESHOLDS) -> dict[str, Any]:
-    """Score the CAM at the fixed threshold in [0, 1] that ground truth likes best, on all training images.
+    """Score the CAM at the fixed threshold in [0, 1] that ground truth likes best, on all images that judge.
 
     Returns:
         {"threshold", "miou", "iou", "pixel_accuracy", "images"}, like the facts of the other pseudo-masks.
@@ -217,7 +217,7 @@ def plan(params: Params) -> list[MaskCell]:
 def run_mask_grid(
     experiment: Experiment, cells: Sequence[MaskCell] | None = None, path: Path | None = None
 ) -> Record | None:
-    """Evaluate every cell that is not stored yet on the run's `ablation_scenes` training images.
+    """Evaluate every cell that is not stored yet on `ablation_scenes` of the run's training images that judge.
 
     `cells` defaults to `plan` of the run; `path` is as in `records.gather`.
 
@@ -226,7 +226,7 @@ def run_mask_grid(
         training image has a ground truth.
     """
     p = experiment.params
-    if not any(map(experiment.data.has_mask, experiment.train_ids)):
+    if not experiment.judge_ids:
         return None
     ids = evaluated_ids(experiment, p.ablation_scenes)
     inputs = {"cams": experiment.cams().fingerprint, "ids": ids, "kernels": asdict(experiment.crf_settings())}
@@ -237,7 +237,7 @@ def run_mask_grid(
         stored_cell(store, {**asdict(cell), **inputs}, partial(_measure, experiment, cell, ids))
         for cell in tqdm(plan(p) if cells is None else cells, desc="mask grid", unit="cell")
     )
-    return gather(manifest(experiment, "masks", "train", len(ids), [p.seed], "PPMG", crf=True), finished, path)
+    return gather(manifest(experiment, "masks", "judge", len(ids), [p.seed], "PPMG", crf=True), finished, path)
 
 
 def _measure(experiment: Experiment, cell: MaskCell, ids: Sequence[str]) -> Cell:

@@ -71,12 +71,12 @@ def manifest(
 
     Args:
         experiment, study: the run, and what is studied with it.
-        split, images: "train" or "val", whose ground truth evaluates, and their number.
+        split, images: "train", "judge" or "val", whose ground truth evaluates, and their number.
         seeds: of the trainings.
         method, crf: what is evaluated, in words, and whether it went through a CRF.
     """
     p = experiment.params
-    data = {"dataset": experiment.data.name, "split": getattr(p, f"{split}_split"), "images": images}
+    data = {"dataset": experiment.data.name, "split": p.split_name(split), "images": images}
     trained = {"training_images": len(experiment.train_ids), "seeds": list(seeds), "method": method, "crf": crf}
     return {"study": study} | data | trained | {"params": p.model_dump(), "environment": environment()}
 

@@ -148,7 +148,7 @@ def run_augmentations(experiment: Experiment, path: Path | None = None) -> Recor
     """
     seeds = seeds_of(experiment)
     images = len(evaluated_ids(experiment, experiment.params.ablation_scenes))
-    made = manifest(experiment, "augment", "train", images, seeds, "PPMG", crf=True)
+    made = manifest(experiment, "augment", "judge", images, seeds, "PPMG", crf=True)
     pairs = ((augment, seed) for seed in seeds for augment in ("weak", "strong"))
     return gather(made, (cell for pair in pairs for cell in _augment_cells(experiment, *pair)), path)
 

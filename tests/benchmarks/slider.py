@@ -38,6 +38,7 @@ class OneScene:
         image, cam = photograph(0, *size), blobs(0, n_classes, *size)
         ids = tuple(range(1, n_classes + 1))
         self.params, self.run, self.train_ids = Params(), RunFolder(folder), ["scene"]
+        self.judge_ids = self.train_ids
         names = ("background", *(f"class {i}" for i in ids))
         truth = np.where(cam.max(axis=0) > 0.4, cam.argmax(axis=0) + 1, 0).astype(np.uint8)
         self.data = SimpleNamespace(

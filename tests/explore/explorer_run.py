@@ -42,7 +42,7 @@ class TinyRun:
     def __init__(self, folder, cams=True, segmenter=True, early=True):
         self.params = Params(runs_dir=str(folder), run_name="tiny", crf_iterations=2)
         self.run = RunFolder(folder / "tiny")
-        self.train_ids = [f"scene{n}" for n in range(4)]
+        self.train_ids = self.judge_ids = [f"scene{n}" for n in range(4)]
         number = lambda i: int(i[-1])  # noqa: E731
         self.data = SimpleNamespace(
             name="squares",

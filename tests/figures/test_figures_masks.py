@@ -47,7 +47,7 @@ class FakeExperiment:
 
     def __init__(self):
         labels = {"a": (1,), "b": (1, 2), "c": (1, 2, 3)}
-        self.train_ids = list(labels)
+        self.train_ids, self.judge_ids = list(labels), ["a", "b"]
         self.params = SimpleNamespace(s=0.3, t=0.05, alpha=1.0, variant="paper")
         self.data = SimpleNamespace(
             class_names=tuple("abcdefgh"),
@@ -76,6 +76,9 @@ class FakeExperiment:
 def test_examples_have_masks_and_two_classes():
     assert masks.pick_examples(FakeExperiment(), count=2) == ["b", "a"]
     assert masks.pick_examples(FakeExperiment(), count=9)[-1] == "c"
+    judged = FakeExperiment()
+    judged.judge_ids = ["a"]
+    assert masks.pick_examples(judged, count=9) == ["a", "b", "c"]
 
 
 def titles(figure):

@@ -372,3 +372,81 @@ def test_settings_are_taken_by_prefix():
     assert (cls.epochs, cls.optimizer) == (3, "adamw")
     seg = stages.training_settings(p, "seg")
     assert (seg.epochs, seg.optimizer, seg.seed, seg.loader_workers, seg.lr) == (9, "sgd", 8, 2, p.seg_lr)
+
+
+def own_voc(root, **changes):
+    """Five images in the VOC layout; SBD's two, c and d, have no mask, f shows no animal."""
+    folder, shown = root / "voc", {"a": "cat", "b": "dog", "c": "dog", "d": "cat", "e": "cat", "f": "car"}
+    (folder / "Annotations").mkdir(parents=True)
+    for number, (image_id, name) in enumerate(shown.items()):
+        noise = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+        write_jpeg(folder / "JPEGImages" / f"{image_id}.jpg", noise)
+        (folder / "Annotations" / f"{image_id}.xml").write_text(f"<a><object><name>{name}</name></object></a>")
+    for image_id, value in (("a", 8), ("b", 12), ("e", 8)):
+        write_mask(folder / "SegmentationClass" / f"{image_id}.png", np.full((64, 64), value, np.uint8))
+    lists = folder / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for split, ids in {"train": "abf", "train_aug": "abcdf", "val": "e", "sbd": "cd", "most": "abc"}.items():
+        (lists / f"{split}.txt").write_text("\n".join(ids))
+    given = {"dataset": "voc", "data_dir": str(folder), "train_split": "train_aug", "judge_split": "train"}
+    return params(root / "runs", **{**given, "classes": ["dog", "cat"], "data_name": "pets", **changes})
+
+
+def test_masks_are_made_for_all_training_images_and_judged_on_the_judges(tmp_path, capsys):
+    experiment = Experiment(own_voc(tmp_path))
+    assert (experiment.train_ids, experiment.val_ids) == (["a", "b", "c", "d"], ["e"])
+    assert experiment.judge_ids == ["a", "b"] and experiment.n_classes == 3
+    assert experiment.describe("judge") == "pets, train, 2 images, seed 0, no CRF"
+    assert experiment.describe("train") == "pets, train_aug, 4 images, seed 0, no CRF"
+    left_out = "images show other classes, and are left out"
+    assert capsys.readouterr().out.splitlines() == [f"train_aug: 1 of 5 {left_out}", f"train: 1 of 3 {left_out}"]
+    stage = experiment.pseudo_masks("threshold")
+    assert sorted(path.stem for path in stage.folder.glob("*.png")) == ["a", "b", "c", "d"]
+    assert stage.facts["images"] == 2 and set(stage.facts["iou"]) == {"background", "cat", "dog"}
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_judges_that_cannot_judge_are_told_in_one_line(tmp_path, capsys):
+    experiment = Experiment(own_voc(tmp_path, judge_split="val"))
+    with pytest.raises(InputError, match=r"^judge_split = val: none of its 1 images is in train_split = train_aug$"):
+        _ = experiment.judge_ids
+    experiment = Experiment(experiment.params.model_copy(update={"judge_split": "sbd"}))
+    with pytest.raises(
+        InputError, match=r"^judge_split = sbd: none of its 2 images has a mask; add .*c\.png and others$"
+    ):
+        _ = experiment.judge_ids
+    capsys.readouterr()
+    experiment = Experiment(experiment.params.model_copy(update={"judge_split": "most"}))
+    assert experiment.judge_ids == ["a", "b"]
+    assert capsys.readouterr().out.splitlines()[1:] == ["most: 1 of 3 images have no mask and judge nothing"]
+    experiment = Experiment(experiment.params.model_copy(update={"judge_split": ""}))
+    assert experiment.judge_ids == ["a", "b"] and experiment.describe("judge").startswith("pets, train_aug, 2 images")
+
+
+def test_only_the_ground_truth_that_judges_or_teaches_is_in_the_fingerprints(tmp_path):
+    own, masks = own_voc(tmp_path), tmp_path / "voc" / "SegmentationClass"
+
+    def marks():
+        experiment = Experiment(own)
+        return experiment.truth_marks, experiment._train_truth_marks
+
+    first = marks()
+    write_mask(masks / "c.png", np.full((64, 64), 12, np.uint8))
+    second = marks()
+    assert second[0] == first[0] and second[1] != first[1]
+    write_mask(masks / "a.png", np.random.default_rng(0).integers(0, 2, (64, 64)))
+    assert marks()[0] != first[0]
+    unjudged = Experiment(own.model_copy(update={"judge_split": ""}))
+    assert unjudged.truth_marks == unjudged._train_truth_marks == marks()[1]
+
+
+def test_scenes_choose_their_classes_too(finished, tmp_path):
+    whole = finished[0]
+    shown = {i: [whole.data.class_names[c] for c in whole.data.labels(i)] for i in whole.train_ids}
+    first = whole.train_ids[0]
+    required = shown[first][:1]
+    experiment = Experiment(params(tmp_path, require_any=required, val_split=""))
+    assert experiment.train_ids == [i for i, names in shown.items() if required[0] in names]
+    assert experiment._splits != Experiment(params(tmp_path / "other", val_split=""))._splits
+    judged = Experiment(params(tmp_path / "judged", judge_split="train"))
+    assert judged.judge_ids == judged.train_ids and judged.truth_marks

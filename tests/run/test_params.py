@@ -172,11 +172,15 @@ def test_an_existing_run_supplies_what_a_notebook_does_not_say(tmp_path):
         ({"dataset": "folder", "data_dir": "elsewhere"}, "data_dir = .*elsewhere"),
         ({"val_split": "val"}, "val_split = val"),
         ({"train_split": "train_aug"}, "train_split = train_aug"),
+        ({"judge_split": "train"}, "judge_split = train"),
+        ({"classes": ["cow", "cat"]}, "classes = cat, cow"),
+        ({"require_any": []}, "require_any = ''"),
     ],
 )
 def test_a_notebook_that_contradicts_its_run_is_told_in_one_line(tmp_path, said, named):
     own = {"run_name": "mine", "runs_dir": str(tmp_path)}
-    open_run(Params(**own, dataset="folder", data_dir=str(tmp_path), val_split=""))
+    chosen = {"classes": ["cat", "dog"], "require_any": ["dog"]}
+    open_run(Params(**own, dataset="folder", data_dir=str(tmp_path), val_split="", **chosen))
     with pytest.raises(InputError, match=rf"^{named}: .*mine was made with .*; give the same, or another run_name$"):
         Params.from_namespace({**own, **said})
 
@@ -187,6 +191,31 @@ def test_the_runner_may_change_splits_but_not_data(tmp_path):
     assert load_params(open_run(Params(**own, train_split="both")).path / "params.yaml").train_split == "both"
     with pytest.raises(InputError, match=r"^dataset = scenes: "):
         open_run(Params(run_name="mine", runs_dir=str(tmp_path)))
+
+
+def test_the_classes_of_interest_belong_to_the_run_but_neither_their_order_nor_a_name_does(tmp_path):
+    own = {"run_name": "mine", "runs_dir": str(tmp_path)}
+    open_run(Params(**own, classes=["cat", "dog"], require_any=["cat"]))
+    again = open_run(Params(**own, classes=["dog", "cat"], require_any=["cat"], data_name="pets", judge_split="train"))
+    assert load_params(again.path / "params.yaml").data_name == "pets"
+    for changed, named in (
+        ({"classes": ["cat"]}, "classes = cat: "),
+        ({"classes": ["cat", "dog"]}, "require_any = ''"),
+    ):
+        with pytest.raises(InputError, match=rf"^{named}.* was made with "):
+            open_run(Params(**own, **changed, require_any=["cat"] if "classes =" in named else []))
+
+
+def test_without_a_judge_split_the_training_split_judges():
+    assert [Params(train_split="a", val_split="b").split_name(role) for role in ("train", "judge", "val")] == [*"aab"]
+    assert Params(train_split="a", judge_split="c").split_name("judge") == "c"
+
+
+def test_the_animals_are_chosen_and_judged_as_the_file_says():
+    params = load_params(ROOT / "params" / "voc2012_animals.yaml")
+    assert params.classes == ["cat", "cow", "dog", "horse", "person", "sheep"]
+    assert params.require_any == ["cat", "cow", "dog", "horse", "sheep"] and params.data_name == "VOC 2012 animals"
+    assert (params.train_split, params.judge_split, params.val_split) == ("train_aug", "train", "val")
 
 
 def test_a_damaged_params_file_of_a_run_is_named_with_its_mend(tmp_path):

@@ -145,6 +145,14 @@ def test_the_head_says_what_the_numbers_hang_on():
     voc = describe({"dataset": "voc", "data_dir": "/data/VOC2012", "val_split": ""})
     assert voc["Data set"].endswith("/data/VOC2012") and voc["Validation split"] == "none"
     assert "scenes" not in voc["Training split"]
+    assert voc["Pseudo-masks are judged on"].startswith("all") and "Classes of interest" not in voc
+    animals = {"data_name": "animals", "classes": ["cat", "cow"], "require_any": ["cow"], "judge_split": "train"}
+    facts = describe({"dataset": "voc", "data_dir": "/data/VOC2012", **animals})
+    assert facts["Data set"] == "animals: a data set in VOC's layout /data/VOC2012"
+    expected = "cat, cow; an image shows no other class; an image shows one of cow"
+    assert facts["Classes of interest"] == expected
+    assert facts["Pseudo-masks are judged on"].startswith("train, ")
+    assert "chosen from 240 scenes" in describe({"classes": ["bird"]})["Training split"]
 
 
 def test_figures_stand_in_the_order_in_which_they_were_drawn(run):

@@ -12,6 +12,7 @@ from pmm.studies.records import Difference, compare, load_record, select, stored
 
 CELL = {"filtered": True, "seed": 0, "round": 1, "masks_miou": 0.5, "model_miou": None}
 EXPERIMENT = SimpleNamespace(params=Params(), data=SimpleNamespace(name="scenes"), train_ids=["a", "b"])
+JUDGED = SimpleNamespace(**{**vars(EXPERIMENT), "params": Params(train_split="train_aug", judge_split="exact")})
 MADE = records.manifest(EXPERIMENT, "cyclic", "val", 3, [0], "models", crf=False)
 
 
@@ -152,3 +153,8 @@ def test_a_difference_by_hand():
     gain = Difference({0: 0.004, 1: 0.009, 2: -0.001})
     assert (gain.mean, gain.spread, gain.ahead) == (pytest.approx(0.004), pytest.approx(0.005), 2)
     assert gain.verdict == "within the spread of the seeds"
+
+
+def test_a_study_of_pseudo_masks_names_the_split_that_judges():
+    for experiment, split in ((EXPERIMENT, "train"), (JUDGED, "exact")):
+        assert records.manifest(experiment, "masks", "judge", 2, [0], "PPMG", crf=True)["split"] == split

@@ -22,6 +22,7 @@ class FakeExperiment:
     def __init__(self, masked=True, workers=1):
         self.params = Params(workers=workers)
         self.train_ids = [f"scene{n}" for n in range(4)]
+        self.judge_ids = self.train_ids if masked else []
         self.data = SimpleNamespace(
             name="squares",
             class_names=("background", "one", "two"),
@@ -115,6 +116,15 @@ def test_the_lattice_runs_on_threads_the_reference_on_processes(experiment, monk
 def test_evaluated_images_are_evenly_spaced(experiment):
     assert evaluated_ids(experiment, 2) == ["scene0", "scene3"]
     assert evaluated_ids(experiment, 100) == evaluated_ids(experiment, None) == experiment.train_ids
+
+
+def test_only_the_images_that_judge_are_evaluated(experiment):
+    experiment.params = Params(workers=1, train_split="train_aug", judge_split="exact")
+    experiment.judge_ids = ["scene1", "scene3"]
+    assert evaluated_ids(experiment, None) == ["scene1", "scene3"]
+    found = sweep(experiment, "threshold", [0.5])
+    assert found["images"] == 2 == best_threshold(experiment, [0.5])["images"]
+    assert found["data"] == "squares, 2 images of split exact, against ground truth"
 
 
 def test_best_threshold_is_the_best_of_the_sweep(experiment):
