@@ -194,24 +194,27 @@ class Experiment:
                 stage.facts |= {"images": len(self.train_ids), **found}
         return stage
 
-    def new_classifier(self, pretrained: bool) -> CamClassifier:
-        """Build the classifier on the run's device, with ImageNet's weights or with none."""
+    def new_classifier(self, pretrained: bool, output_stride: int = 0) -> CamClassifier:
+        """Build the classifier on the run's device, with ImageNet's weights or with none.
+
+        `output_stride` is that of the training unless told; the weights are the same for all.
+        """
         p = self.params
         with seeded(p.seed):
-            model = CamClassifier(p.backbone, self.n_classes - 1, p.cls_output_stride)
+            model = CamClassifier(p.backbone, self.n_classes - 1, output_stride or p.cls_output_stride)
         if pretrained:
             load_imagenet(model.backbone, p.backbone, located(p.weights))
         freeze(model.backbone, p.cls_frozen_stages)
         return place(model, self.device)
 
     def load_classifier(self) -> CamClassifier:
-        """Return the trained classifier in evaluation mode."""
-        return load_weights(self.new_classifier(pretrained=False), self.classifier().folder / WEIGHTS)
+        """Return the trained classifier in evaluation mode, with the output stride of the CAMs."""
+        return load_weights(self.new_classifier(False, self.params.cam_output_stride), self.classifier().folder / WEIGHTS)
 
     def cams(self) -> Stage:
         """Compute the multi-scale CAMs of all training images."""
         p, n = self.params, len(self.train_ids)
-        with self.run.stage("cams", p.pick("cam_scales", "cam_flip"), [self.classifier()]) as stage:
+        with self.run.stage("cams", p.pick("cam_scales", "cam_flip", "cam_output_stride"), [self.classifier()]) as stage:
             if not stage.reused:
                 where = (self.load_classifier(), self.data, self.train_ids, stage.folder)
                 empty = compute.write_cams(*where, batch_size=p.cam_batch_size, **self._cam_options(p.cam_scales))

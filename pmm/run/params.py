@@ -82,11 +82,12 @@ class Params(BaseModel):
     cls_lr: float = Field(3.0e-4, gt=0, le=10, description="learning rate of the backbone")
     cls_head_lr: float = Field(20.0, gt=0, le=1000, description="learning rate of the head over the backbone's")
     cls_weight_decay: float = Field(5.0e-4, ge=0, le=1, description="weight decay of the classifier")
-    cls_output_stride: Literal[8, 16, 32] = Field(16, description="pixels a step of the feature map")
+    cls_output_stride: Literal[8, 16, 32] = Field(16, description="pixels a step of the map in training")
     cls_frozen_stages: int = Field(2, ge=0, le=7, description="first backbone stages that are not trained")
     cls_augment: Literal["weak", "strong"] = Field("strong", description="weak: crop and flip; strong: all")
 
     cam_scales: list[Scale] = Field([0.5, 1.0, 1.5, 2.0], min_length=1, description="image scales, summed")
+    cam_output_stride: Literal[0, 8, 16, 32] = Field(0, description="pixels a step of the map; 0: as in training")
     cam_flip: bool = Field(True, description="add the mirrored image's maps")
     cam_batch_size: int = Field(0, ge=0, le=4096, description="images of one size a pass; 0: 16 on a GPU, else 1")
 
@@ -120,7 +121,7 @@ class Params(BaseModel):
     seg_head_lr: float = Field(10.0, gt=0, le=1000, description="learning rate of the decoder over the encoder's")
     seg_weight_decay: float = Field(5.0e-4, ge=0, le=1, description="weight decay of the segmentation model")
     seg_background_margin: float = Field(1.4, ge=0, le=10, description="background logit added in training; 0: none")
-    seg_output_stride: Literal[8, 16] = Field(16, description="pixels a step of the encoder's last map")
+    seg_output_stride: Literal[8, 16, 32] = Field(16, description="pixels a step of the encoder's last map")
     seg_frozen_stages: int = Field(3, ge=0, le=7, description="first encoder stages that are not trained")
     seg_scales: list[Scale] = Field([1.0], min_length=1, description="image scales summed at prediction")
     seg_flip: bool = Field(True, description="add the mirrored image at prediction")

@@ -121,12 +121,16 @@ def test_the_score_is_the_mean_of_the_map(stride):
     torch.testing.assert_close(scores, maps.mean((2, 3)))
 
 
-@pytest.mark.parametrize(("architecture", "stride"), [("deeplabv3plus", 8), ("deeplabv3plus", 16), ("pspnet", 16)])
+@pytest.mark.parametrize(
+    ("architecture", "stride"), [*(("deeplabv3plus", stride) for stride in (8, 16, 32)), ("pspnet", 16)]
+)
 def test_segmenters_give_logits_at_the_images_size(architecture, stride):
     options = {"output_stride": stride, "channels": 16, "rates": (1, 2, 3)}
     model = create_segmenter(architecture, EMBEDDED_BACKBONE, 4, **options).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 64, 96)).shape == (1, 4, 64, 96)
+        if architecture == "deeplabv3plus":
+            assert model.encoder(torch.zeros(1, 3, 64, 96))[-1].shape[2:] == (64 // stride, 96 // stride)
 
 
 @pytest.mark.parametrize("name", ["nonsense", "resnet50.nonsense"])

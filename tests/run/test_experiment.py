@@ -450,3 +450,15 @@ def test_scenes_choose_their_classes_too(finished, tmp_path):
     assert experiment._splits != Experiment(params(tmp_path / "other", val_split=""))._splits
     judged = Experiment(params(tmp_path / "judged", judge_split="train"))
     assert judged.judge_ids == judged.train_ids and judged.truth_marks
+
+
+def test_cams_may_have_a_finer_map_than_the_training(tmp_path):
+    coarse = Experiment(params(tmp_path, cls_output_stride=32, cam_output_stride=8))
+    image_id = coarse.train_ids[0]
+    model = coarse.load_classifier()
+    with torch.no_grad():
+        assert model.maps(torch.zeros(1, 3, 64, 64)).shape[2:] == (8, 8)
+    fine, made = coarse.cam(image_id)[1], coarse.cams().fingerprint
+    same = Experiment(params(tmp_path, cls_output_stride=32))
+    assert same.classifier().reused and same.cams().fingerprint != made  # trained once, for both maps
+    assert not np.array_equal(same.cam(image_id)[1], fine)

@@ -46,7 +46,7 @@ def write(tmp_path, text):
         ({"cam_flip": "yes"}, "cam_flip", "'yes'"),
         ({"cam_flip": 1}, "cam_flip", "1"),
         ({"pus": "clmap"}, "pus", "'clmap'"),
-        ({"seg_output_stride": 32}, "seg_output_stride", "32"),
+        ({"seg_output_stride": 4}, "seg_output_stride", "4"),
         ({"cam_scales": []}, "cam_scales", "[]"),
         ({"cam_scales": 1.0}, "cam_scales", "1.0"),
         ({"cam_scales": [1.0, 9.0]}, "cam_scales", "9.0"),
