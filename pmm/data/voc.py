@@ -6,15 +6,9 @@ from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 
-from pmm.data.images import SegmentationData, index_images
+from pmm.data.images import VOC_CLASSES, SegmentationData, index_images
 from pmm.errors import InputError
 from pmm.method.cam import MAX_CLASS_ID
-
-VOC_CLASSES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
-    "tvmonitor",
-)
 
 _VOC_PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "*/VOCdevkit/VOC2012", "..")
 _VOC_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913}

@@ -90,7 +90,7 @@ def draw_image(axis: Axes, image: np.ndarray, class_names: Sequence[str] = ()) -
     if image.ndim == 3:
         axis.imshow(image)
     elif _is_mask(image):
-        axis.imshow(mask_to_rgb(image))
+        axis.imshow(mask_to_rgb(image, class_names))
         if len(class_names):
             write_names(axis, image, class_names)
     else:
@@ -128,7 +128,7 @@ def write_names(axis: Axes, mask: np.ndarray, class_names: Sequence[str]) -> Non
         if inside > 0.6:
             top, left = round(y - (size[0] - 1) / 2), round(x - (size[1] - 1) / 2)
             free[top : top + size[0], left : left + size[1]] = False
-            colour = class_colour(value)
+            colour = class_colour(value, class_names)
             box = {"facecolor": colour, "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
             draw_text(axis, x, y, spaced(class_names[value]), colour, 12, bbox=box)
 
@@ -162,7 +162,8 @@ def best_place(region: np.ndarray, height: int, width: int) -> tuple[float, floa
 def add_legend(figure: Figure, images: Sequence[np.ndarray], class_names: Sequence[str]) -> None:
     """Put a legend of the classes that occur in the masks below the panels."""
     values = sorted({v for image in images if _is_mask(image) for v in np.unique(image).tolist()})
-    patches = [Patch(facecolor=class_colour(v), edgecolor="0.3", label=_name(v, class_names)) for v in values]
+    entries = [(_name(v, class_names), class_colour(v, class_names)) for v in values]
+    patches = [Patch(facecolor=colour, edgecolor="0.3", label=name) for name, colour in entries]
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), handlelength=1.2)
 

@@ -250,7 +250,7 @@ class Experiment:
             if not stage.reused:
                 self._segmenter_of(teacher)  # loaded once, before the threads ask for it
                 predict = partial(self.cyclic_mask, teacher, filtered=filtered)
-                compute.write_predicted_masks(predict, self.train_ids, stage.folder)
+                compute.write_predicted_masks(predict, self.train_ids, stage.folder, self.data.class_names)
                 stage.facts |= self._evaluate(stage)
         return stage
 
