@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from pmm.figures.data import ground_truth_panel
-from pmm.figures.panels import image_row
+from pmm.figures.panels import MOST, image_row, left_out, write_above
 from pmm.figures.style import LINES, WIDTH, CaptionedFigure, new_figure, spaced, styled, text_colour, wrap
 from pmm.method import IGNORE_INDEX
 from pmm.method.crf import DenseCRF
@@ -222,11 +222,18 @@ def s_alpha_maps(found: Mapping[str, Record]) -> CaptionedFigure:
 
 
 def class_map(title: str, record: Record) -> CaptionedFigure:
-    """Draw the IoU of each class over s, of one grid."""
-    own = None, masks.own_of(record)["s"]
-    return heat_maps({title: masks.class_table(record, "s")}, "class", "s", "IoU in %", own).say(
-        f"IoU of each class over s, {title}; orange marks the run's s.", findings.class_sentence(record)
-    )
+    """Draw the IoU of each class over s, of one grid; of more than MOST classes those that s moves most.
+
+    The background comes first, then the classes by their IoU at the run's s.
+    """
+    s, (names, values, iou) = masks.own_of(record)["s"], masks.class_table(record, "s")
+    own = iou[:, values.index(s)]
+    most = sorted(range(len(names)), key=lambda k: -np.ptp(np.nan_to_num(iou[k])))[:MOST]
+    order = sorted(most, key=lambda k: (names[k] != "background", -np.nan_to_num(own[k])))
+    drawn = {title: ([names[k] for k in order], values, iou[order])}
+    figure = heat_maps(drawn, "class", "s", "IoU in %", (None, s))
+    figure.say(f"IoU of each class over s, {title}; orange marks the run's s.", findings.class_sentence(record))
+    return write_above(figure, left_out(len(order), len(names), len(masks.pick(record, "s")[0]["iou"])))
 
 
 def _grid_curves(
