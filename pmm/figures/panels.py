@@ -326,7 +326,7 @@ def miou_bars(scores: Mapping[str, Mapping[str, Any]], what: str, data: str) -> 
 
 def left_out(shown: int, found: int, total: int) -> str:
     """Say how many of the classes found are not shown, and how many of all do not occur; "" where all are shown."""
-    more = f"{found - shown} more" if found > shown else ""
+    more = f"{found - shown} more class{'es' * (found > shown + 1)}" if found > shown else ""
     none = {0: "", 1: "1 class does not occur"}.get(total - found, f"{total - found} classes do not occur")
     return "; ".join(filter(None, [more, none]))
 

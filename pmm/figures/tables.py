@@ -109,7 +109,9 @@ def show_table(section: Mapping[str, Any]) -> None:
     from IPython.display import display
 
     lines = [" | ".join(shown(cell) for cell in row) for row in [section["columns"], *section["rows"]]]
-    plain = "\n".join([section["title"], section["data"], *(lines if section["rows"] else [NOTHING]), section["note"]])
+    plain = "\n".join(
+        [section["title"], section["data"], *(lines if section["rows"] else [NOTHING]), section.get("note", "")]
+    )
     display({"text/html": table_html(section), "text/plain": plain}, raw=True)
 
 

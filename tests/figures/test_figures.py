@@ -292,7 +292,7 @@ def test_class_bars_hide_what_does_not_occur_and_begin_with_the_longest():
     assert "(28 classes do not occur)" in texts(figure)
     shares = data.class_bars([0.0, 0.5, np.nan, *[0.25] * 27], MANY, "AP", percent=True, shortest=True)
     assert shares.alt.startswith("Bars of AP: class 0 0.0 %, class 3 25.0 %")
-    assert shares.alt.endswith("9 more; 1 class does not occur.") and "50.0 %" not in shares.alt
+    assert shares.alt.endswith("9 more classes; 1 class does not occur.") and "50.0 %" not in shares.alt
 
 
 def test_bars_of_voc_have_its_colours():
@@ -306,13 +306,13 @@ def test_meeting_classes_are_the_most_frequent_ones():
     figure = data.meeting_figure(meet, MANY[1:])
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(names) == panels.MOST and names[0] == "class 29"
-    assert "Most often meet class 0 and class 2 in 2. 9 more; 1 class does not occur." in figure.alt
+    assert "Most often meet class 0 and class 2 in 2. 9 more classes; 1 class does not occur." in figure.alt
     assert "No two classes meet." in data.meeting_figure(np.diag([1, 2]), ["a", "b"]).alt
 
 
 def test_grouped_bars_say_how_many_more_there_are():
     figure = panels.grouped_bars({"x": dict.fromkeys(MANY, 0.5)}, "IoU")
-    assert len(figure.axes[0].patches) == panels.MOST and figure.alt.endswith("11 more.")
+    assert len(figure.axes[0].patches) == panels.MOST and figure.alt.endswith("11 more classes.")
 
 
 def test_cam_panels_pad_missing_maps(image):
