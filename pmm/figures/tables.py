@@ -13,7 +13,6 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from pmm.figures.panels import left_out
 from pmm.run.folder import RunFolder
 from pmm.run.report import shown
 
@@ -55,8 +54,11 @@ def _class_table(table: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     rows = [[name, *(_known(column.get(name)) for column in table.values())] for name in names]
     found = [row for row in rows if set(row[1:]) != {None}]
     found.sort(key=lambda row: (row[0] != "background", row[1] is None, -(row[1] or 0)))
-    notes = ["Sorted by the first score", left_out(len(found), len(found), len(names))]
-    return {"columns": ["class", *table], "rows": found, "note": f"{'; '.join(filter(None, notes))}."}
+    absent = len(names) - len(found)
+    note = "Sorted by the first score" + (
+        f"; {absent} of {len(names)} neither occur nor are predicted" if absent else ""
+    )
+    return {"columns": ["class", *table], "rows": found, "note": f"{note}."}
 
 
 def _known(value: float | None) -> float | None:

@@ -236,8 +236,8 @@ def test_classes_that_do_not_occur_are_counted_and_the_others_sorted():
     iou = {"background": 0.2, "cat": float("nan"), "cow": 0.3, "boat": float("nan"), "dog": 0.9}
     section = tables.score_section("title", "data", {"a": {"miou": 0.4, "pixel_accuracy": 0.8, "iou": iou}})
     assert [row[0] for row in section["per_class"]["rows"]] == ["background", "dog", "cow"]
-    assert section["per_class"]["note"] == "Sorted by the first score; 2 classes do not occur."
-    assert "2 classes do not occur." in tables.table_html(section)
+    assert section["per_class"]["note"] == "Sorted by the first score; 2 of 5 neither occur nor are predicted."
+    assert "2 of 5 neither occur" in tables.table_html(section)
 
 
 def test_a_table_without_rows_says_why():
