@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +16,21 @@ from pmm.method import IGNORE_INDEX
 from pmm.method.cam import check_cam, check_class_ids
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+VOC_CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
+    "tvmonitor",
+)
+MUTED = "cdcdcd332288cc6677117733ddcc7788ccee88225544aa99999933aa4499"  # 0 background, 1-9: hexadecimal
+FURTHER = (  # 10-254; three digits d a value, red, green, blue = 25 + 24 d
+    "100649020797990001429534657475802008767570343022569514155989447301363254620995476003506523798925723954680321"
+    "403540586746539119110878044868796617636332948202322662274643287006342311983323385177552565827111866673420314"
+    "566499910268034479040560456237985645231325448887654335753004899589450993336315976317207608962226346818312644"
+    "192875023052555408233774298711659794002257402000535777488763541977888016259495167422642583310850758913203428"
+    "182538014503009029341334601353451937752656886149097493445955302431648362410882132714961115478005650273634776"
+    "998745980050201069800101426546607741039884066148922564965792096572630330515143846877081158854303764912094135"
+    "300449525046744761151779872247997490545947221414011553853666355176220614340675855508716"
+)
 
 
 class SegmentationData(ABC):
@@ -177,6 +193,27 @@ def voc_palette() -> np.ndarray:
     channel, bit = np.ogrid[:3, :8]
     bits = np.arange(256)[:, None, None] >> (3 * bit + channel) & 1  # (256, 3, 8)
     palette = (bits << (7 - bit)).sum(2).astype(np.uint8)
+    palette.setflags(write=False)
+    return palette
+
+
+def class_palette(class_names: Sequence[str] = ()) -> np.ndarray:
+    """Return the colours of the mask values: (256, 3) uint8, read-only; 0 is pale grey, 255 white.
+
+    Where all classes are VOC's, or some of them in any order, each has the colour that VOC gives its name. Otherwise
+    values 1-9 are Paul Tol's scheme "muted" (https://personal.sron.nl/~pault/), and each further one is the candidate
+    farthest from all before it, as seen by the worst-off reader, colour-blind or not: tests/figures/test_palette.py
+    searches anew and proves the table.
+    """
+    return _class_palette(tuple(class_names[1:]))
+
+
+@lru_cache(maxsize=8)
+def _class_palette(names: tuple[str, ...]) -> np.ndarray:
+    further = bytes(25 + 24 * int(digit) for digit in FURTHER)
+    palette = np.frombuffer(bytes.fromhex(MUTED) + further + b"\xff\xff\xff", dtype=np.uint8).reshape(256, 3).copy()
+    if names and set(names) <= set(VOC_CLASSES):
+        palette[1 : len(names) + 1] = voc_palette()[[VOC_CLASSES.index(name) for name in names]]
     palette.setflags(write=False)
     return palette
 

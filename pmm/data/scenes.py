@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from tqdm.auto import tqdm
 
-from pmm.data.images import write_jpeg, write_mask
+from pmm.data.images import class_palette, write_jpeg, write_mask
 from pmm.data.voc import VOCData
 from pmm.errors import InputError
 from pmm.files import write_text
@@ -183,7 +183,7 @@ def _write_scene(root: Path, size: dict[str, int], which: tuple[str, int]) -> No
     """Compose and write one scene: image, mask and annotation."""
     scene, name = compose_scene(*which, **size), _scene_id(*which)
     write_jpeg(root / "JPEGImages" / f"{name}.jpg", scene.image, quality=95)
-    write_mask(root / "SegmentationClass" / f"{name}.png", scene_mask(scene))
+    write_mask(root / "SegmentationClass" / f"{name}.png", scene_mask(scene), class_palette(SCENE_CLASSES))
     tree = _element("annotation", _annotation(scene, name))
     ElementTree.indent(tree)
     write_text(root / "Annotations" / f"{name}.xml", ElementTree.tostring(tree, encoding="unicode"))

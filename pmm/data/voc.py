@@ -8,15 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pmm.data.images import SegmentationData, index_images
+from pmm.data.images import VOC_CLASSES, SegmentationData, index_images
 from pmm.errors import InputError
 from pmm.method.cam import MAX_CLASS_ID
-
-VOC_CLASSES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
-    "tvmonitor",
-)
 
 _VOC_PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "*/VOCdevkit/VOC2012", "..")
 _SBD = "train_aug"  # the usual name of VOC's training images together with SBD's

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pmm.figures.style import HEAT, LINES, figure_html, keep, palette, text_colour
+from pmm.figures.style import HEAT, LINES, figure_html, keep, text_colour
 from pmm.method import IGNORE_INDEX
 from pmm.run.folder import RunFolder
 
@@ -119,17 +119,12 @@ def pale(image: np.ndarray) -> np.ndarray:
     return np.asarray(_grey(image, [110 + grey // 2 for grey in range(256)]))
 
 
-def class_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Lay the class colours of a mask (H, W) uint8 over a pale image (H, W, 3) uint8; IGNORE_INDEX becomes white."""
+def class_overlay(image: np.ndarray, mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Lay the (256, 3) colours of a mask (H, W) uint8 over a pale image (H, W, 3) uint8; IGNORE_INDEX covers it."""
     share = [round(255 * 0.75)] * 256
     share[0], share[IGNORE_INDEX] = 0, 255
     part = Image.fromarray(mask).point(share)
-    return np.asarray(Image.composite(_coloured(mask, palette()), Image.fromarray(pale(image)), part))
-
-
-def class_rgb(value: int) -> RGB:
-    """Return the colour of a mask value, 0..255."""
-    return tuple(palette()[value].tolist())
+    return np.asarray(Image.composite(_coloured(mask, colours), Image.fromarray(pale(image)), part))
 
 
 def border(region: np.ndarray) -> np.ndarray:
@@ -202,12 +197,12 @@ def page_height(rows: int) -> int:
     return rows * (TITLE + CELL[1] + GAP) + LEGEND
 
 
-def grid(rows: Sequence[Sequence[Cell]], legend: Mapping[int, str] | None = None) -> np.ndarray:
+def grid(rows: Sequence[Sequence[Cell]], legend: Mapping[str, RGB] | None = None) -> np.ndarray:
     """Set titled pictures in rows of equal width, with a legend of class colours below.
 
     Args:
         rows: cells of each row; a row of fewer than four gets wider cells.
-        legend: mask value -> class name; an empty line is left where there is none.
+        legend: class name -> colour; an empty line is left where there is none.
 
     Returns:
         (H, W, 3) uint8, of a size that depends only on the number of rows.
@@ -231,16 +226,16 @@ def _title(text: str, width: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _legend(entries: tuple[tuple[int, str], ...]) -> np.ndarray:
+def _legend(entries: tuple[tuple[str, RGB], ...]) -> np.ndarray:
     """Return (LEGEND, WIDTH, 3) uint8: a plate of each class's colour with its name."""
     image = Image.new("RGB", (WIDTH, LEGEND), PAPER)
     draw, left = ImageDraw.Draw(image), 0
-    for value, name in entries:
+    for name, colour in entries:
         needed = 34 + _font(17).getlength(name)
         if left + needed > WIDTH:
             draw.text((min(left, WIDTH - 20), 2), "...", INK, _font(17))
             break
-        draw.rectangle((left, 4, left + 26, 21), class_rgb(value), RIM)
+        draw.rectangle((left, 4, left + 26, 21), colour, RIM)
         draw.text((left + 33, 2), name, INK, _font(17))
         left += int(needed) + 26
     return np.asarray(image)

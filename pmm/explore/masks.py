@@ -191,7 +191,7 @@ def _bars(scene: ExplorerScene, result: MaskResult, before: Earlier) -> np.ndarr
     shares = {"mean": result.mean_iou, **{name: result.iou[i] for i, name in scene.labels.items()}}
     earlier = [before[1].mean_iou, *before[1].iou.values()] if before else [np.nan] * len(shares)
     notes = [_signed_points(now, then) for now, then in zip(shares.values(), earlier, strict=True)]
-    return drawing.share_bars(shares, [(60, 60, 60), *map(drawing.class_rgb, scene.labels)], notes)
+    return drawing.share_bars(shares, [(60, 60, 60), *map(scene.colour, scene.labels)], notes)
 
 
 def _signed_points(now: float, before: float) -> str:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pmm.data.images import load_cams, read_image
+from pmm.data.images import class_palette, load_cams, read_image
 from pmm.errors import InputError
 from pmm.explore import drawing
 from pmm.figures.style import spaced
@@ -54,6 +54,7 @@ class ExplorerScene:
     names: tuple[str, ...]  # (C,) names of the channels, as prose writes them
     truth: np.ndarray | None = None  # (H, W) uint8 ground truth with IGNORE_INDEX where unknown; None without
     note: str = ""  # what a reader must know of it, such as that it was made smaller
+    class_names: tuple[str, ...] = ()  # of the data set, which decide the colours
     _memory: dict[str, OrderedDict] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -81,10 +82,15 @@ class ExplorerScene:
         """Mask value -> name of the background and of the classes."""
         return {0: "background", **{i: name for name, i in self.menu}}
 
-    def legend(self) -> dict[int, str]:
-        """Return mask value -> name of everything that a mask of this scene may show."""
+    def colour(self, value: int) -> drawing.RGB:
+        """Return the colour of a mask value."""
+        return tuple(class_palette(self.class_names)[value].tolist())
+
+    def legend(self) -> dict[str, drawing.RGB]:
+        """Return name -> colour of everything that a mask of this scene may show."""
         unknown = self.truth is not None and (self.truth == IGNORE_INDEX).any()
-        return {**self.labels, IGNORE_INDEX: "not evaluated"} if unknown else self.labels
+        labels = {**self.labels, IGNORE_INDEX: "not evaluated"} if unknown else self.labels
+        return {name: self.colour(value) for value, name in labels.items()}
 
     def small_image(self) -> np.ndarray:
         """Return the image (h, w, 3) at the size at which the views show it."""
@@ -92,7 +98,8 @@ class ExplorerScene:
 
     def small_mask(self, mask: np.ndarray) -> np.ndarray:
         """Return a mask (H, W) uint8 over the image, (h, w, 3)."""
-        return drawing.class_overlay(self.small_image(), drawing.shrink(mask, smooth=False))
+        small = drawing.shrink(mask, smooth=False)
+        return drawing.class_overlay(self.small_image(), small, class_palette(self.class_names))
 
     def small_truth(self, instead: str) -> np.ndarray:
         """Return the ground truth over the image (h, w, 3), or a cell that says what is to be said without one."""
@@ -105,7 +112,7 @@ class ExplorerScene:
         picture = drawing.heat(drawing.shrink(values), image=self.small_image())
         if class_id is None:
             return picture
-        return drawing.name_tag(picture, self.labels[class_id], drawing.class_rgb(class_id))
+        return drawing.name_tag(picture, self.labels[class_id], self.colour(class_id))
 
     def crf(self, settings: CRFSettings) -> DenseCRF:
         """Return the dense CRF of this image; its lattices stay while sliders move."""
@@ -143,7 +150,8 @@ def load_scene(experiment: Experiment, image_id: str) -> ExplorerScene:
     class_ids, cam = load_cams(cams.folder / f"{image_id}.npz")
     names = tuple(spaced(data.class_names[i]) for i in class_ids)
     truth = data.mask(image_id) if data.has_mask(image_id) else None
-    return ExplorerScene(image_id, data.image(image_id), cam, tuple(class_ids.tolist()), names, truth)
+    shown = {"truth": truth, "class_names": data.class_names}
+    return ExplorerScene(image_id, data.image(image_id), cam, tuple(class_ids.tolist()), names, **shown)
 
 
 def gallery_ids(experiment: Experiment, count: int = 8) -> list[str]:

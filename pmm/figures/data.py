@@ -11,6 +11,7 @@ from pmm.data import SegmentationData
 from pmm.data.images import read_image
 from pmm.data.scenes import MATERIAL, split_objects
 from pmm.figures.panels import (
+    MOST,
     Panel,
     bars,
     curves,
@@ -19,7 +20,10 @@ from pmm.figures.panels import (
     heat_overlay,
     heat_row,
     image_row,
+    left_out,
+    matrix,
     spread_in_words,
+    write_above,
 )  # fmt: skip
 from pmm.figures.style import WIDTH, CaptionedFigure, class_colour, new_figure, spaced, styled
 from pmm.method import IGNORE_INDEX
@@ -83,11 +87,36 @@ def object_sheet(class_names: Sequence[str], split: str, count: int = 6) -> Capt
 
 
 def class_bars(
-    counts: Sequence[float], class_names: Sequence[str], xlabel: str, percent: bool = False
+    values: Sequence[float], class_names: Sequence[str], xlabel: str, percent: bool = False, shortest: bool = False
 ) -> CaptionedFigure:
-    """Draw one bar per class, in class colours; `counts` has one number per name, without the background."""
-    colours = [class_colour(value) for value in range(1, len(class_names))]
-    return bars(dict(zip(class_names[1:], map(float, counts), strict=True)), xlabel, percent, colours)
+    """Draw one bar per class that occurs, in class colours, at most MOST: the longest first.
+
+    Args:
+        values: one number per name, without the background; a class does not occur where it is NaN or a count of 0.
+        class_names, xlabel, percent: index is the mask value; what the bars measure; whether it is a share.
+        shortest: the shortest bars first.
+    """
+    known = {c: value for c, value in enumerate(map(float, values), 1) if value > 0 or (percent and value == 0)}
+    order = sorted(known, key=lambda c: known[c] if shortest else -known[c])[:MOST]
+    colours = [class_colour(c, class_names) for c in order]
+    figure = bars({class_names[c]: known[c] for c in order}, xlabel, percent, colours)
+    return write_above(figure, left_out(len(order), len(known), len(class_names) - 1))
+
+
+def meeting_figure(meet: np.ndarray, names: Sequence[str]) -> CaptionedFigure:
+    """Draw how often two classes meet: the classes that occur, at most MOST, the most frequent first.
+
+    `meet` holds (C, C) counts of images that show both of two classes, `names` their C names without the background.
+    """
+    meet, counts = np.asarray(meet), np.diagonal(meet)
+    found = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    order, pairs = found[:MOST], np.triu(meet, 1)
+    shown = [names[c] for c in order]
+    figure = matrix(meet[np.ix_(order, order)], shown, shown, "images that show both")
+    often = [np.unravel_index(place, pairs.shape) for place in np.argsort(-pairs, axis=None, kind="stable")[:3]]
+    told = [f"{spaced(names[a])} and {spaced(names[b])} in {pairs[a, b]}" for a, b in often if pairs[a, b]]
+    figure.alt += f" Most often meet {', '.join(told)}." if told else " No two classes meet."
+    return write_above(figure, left_out(len(order), len(found), len(names)))
 
 
 def overlay_panels(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> list[Panel]:

@@ -35,6 +35,7 @@ from pmm.figures.style import (
 )  # fmt: skip
 from pmm.method import IGNORE_INDEX
 
+MOST = 20  # classes that a chart shows; how many more there are is written above it
 Panel = tuple[str, np.ndarray]
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -90,7 +91,7 @@ def draw_image(axis: Axes, image: np.ndarray, class_names: Sequence[str] = ()) -
     if image.ndim == 3:
         axis.imshow(image)
     elif _is_mask(image):
-        axis.imshow(mask_to_rgb(image))
+        axis.imshow(mask_to_rgb(image, class_names))
         if len(class_names):
             write_names(axis, image, class_names)
     else:
@@ -128,7 +129,7 @@ def write_names(axis: Axes, mask: np.ndarray, class_names: Sequence[str]) -> Non
         if inside > 0.6:
             top, left = round(y - (size[0] - 1) / 2), round(x - (size[1] - 1) / 2)
             free[top : top + size[0], left : left + size[1]] = False
-            colour = class_colour(value)
+            colour = class_colour(value, class_names)
             box = {"facecolor": colour, "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
             draw_text(axis, x, y, spaced(class_names[value]), colour, 12, bbox=box)
 
@@ -162,7 +163,8 @@ def best_place(region: np.ndarray, height: int, width: int) -> tuple[float, floa
 def add_legend(figure: Figure, images: Sequence[np.ndarray], class_names: Sequence[str]) -> None:
     """Put a legend of the classes that occur in the masks below the panels."""
     values = sorted({v for image in images if _is_mask(image) for v in np.unique(image).tolist()})
-    patches = [Patch(facecolor=class_colour(v), edgecolor="0.3", label=_name(v, class_names)) for v in values]
+    entries = [(_name(v, class_names), class_colour(v, class_names)) for v in values]
+    patches = [Patch(facecolor=colour, edgecolor="0.3", label=name) for name, colour in entries]
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), handlelength=1.2)
 
@@ -322,17 +324,33 @@ def miou_bars(scores: Mapping[str, Mapping[str, Any]], what: str, data: str) -> 
     return bars({label: score["miou"] for label, score in scores.items()}, what).say(f"{what} on {data}.")
 
 
+def left_out(shown: int, found: int, total: int) -> str:
+    """Say how many of the classes found are not shown, and how many of all do not occur; "" where all are shown."""
+    more = f"{found - shown} more class{'es' * (found > shown + 1)}" if found > shown else ""
+    none = {0: "", 1: "1 class does not occur"}.get(total - found, f"{total - found} classes do not occur")
+    return "; ".join(filter(None, [more, none]))
+
+
+def write_above(figure: CaptionedFigure, note: str) -> CaptionedFigure:
+    """Write a note above the first axes of a figure, and at the end of its alternative text, if there is one."""
+    if note:
+        figure.axes[0].set_title(f"({note})", loc="right", fontsize=13)
+        figure.alt += f" {note[0].upper()}{note[1:]}."
+    return figure
+
+
 @styled
 def grouped_bars(table: Mapping[str, Mapping[str, float]], xlabel: str, percent: bool = True) -> CaptionedFigure:
-    """Compare series entry by entry: `table[series][label]` is one bar, with its number at the end."""
-    labels = list(dict.fromkeys(label for row in table.values() for label in row))
+    """Compare series entry by entry, the first MOST: `table[series][label]` is one bar, with its number at the end."""
+    whole = list(dict.fromkeys(label for row in table.values() for label in row))
+    labels = whole[:MOST]
     figure, axes = new_figure(1, 1, 1.7 + 0.34 * len(labels) * max(len(table), 1.3))
-    whole = {name: {label: row.get(label, math.nan) for label in labels} for name, row in table.items()}
-    described, _ = _draw_bars(axes[0, 0], whole, 0.82 / len(table), xlabel, percent, LINES, padding=4, fontsize=12)
+    drawn = {name: {label: row.get(label, math.nan) for label in labels} for name, row in table.items()}
+    described, _ = _draw_bars(axes[0, 0], drawn, 0.82 / len(table), xlabel, percent, LINES, padding=4, fontsize=12)
     axes[0, 0].margins(x=0.12)
     figure.legend(loc="outside lower center", ncols=min(4, len(table)))
     figure.alt = f"Bars of {xlabel}. {'; '.join(map(': '.join, zip(table, described, strict=True)))}."
-    return figure
+    return write_above(figure, left_out(len(labels), len(whole), len(whole)))
 
 
 def _draw_bars(

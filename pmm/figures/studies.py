@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from pmm.figures.data import ground_truth_panel
-from pmm.figures.panels import image_row
+from pmm.figures.panels import MOST, image_row, left_out
 from pmm.figures.style import LINES, WIDTH, CaptionedFigure, new_figure, spaced, styled, text_colour, wrap
 from pmm.method import IGNORE_INDEX
 from pmm.method.crf import DenseCRF
@@ -222,10 +222,20 @@ def s_alpha_maps(found: Mapping[str, Record]) -> CaptionedFigure:
 
 
 def class_map(title: str, record: Record) -> CaptionedFigure:
-    """Draw the IoU of each class over s, of one grid."""
-    own = None, masks.own_of(record)["s"]
-    return heat_maps({title: masks.class_table(record, "s")}, "class", "s", "IoU in %", own).say(
-        f"IoU of each class over s, {title}; orange marks the run's s.", findings.class_sentence(record)
+    """Draw the IoU of each class over s, of one grid: the background, then the classes by their IoU at the run's s.
+
+    Of more than MOST classes those that s moves most.
+    """
+    s, (names, values, iou) = masks.own_of(record)["s"], masks.class_table(record, "s")
+    moved, own = np.ptp(np.nan_to_num(iou), axis=1), np.nan_to_num(iou[:, values.index(s)])
+    most = sorted(range(len(names)), key=lambda k: (names[k] != "background", -moved[k]))[:MOST]
+    order = sorted(most, key=lambda k: (names[k] != "background", -own[k]))
+    note = left_out(len(order), len(names), len(masks.pick(record, "s")[0]["iou"]))
+    above = f"{title} ({note})" if note else title
+    figure = heat_maps({above: ([names[k] for k in order], values, iou[order])}, "class", "s", "IoU in %", (None, s))
+    return figure.say(
+        f"IoU of each class over s, {above}; orange marks the run's s, by which they are sorted.",
+        findings.class_sentence(record),
     )
 
 

@@ -1,9 +1,7 @@
-"""The look of all figures: colours, style, and `show`, which displays one with its alternative text and keeps it.
+"""The look of all figures: style, and `show`, which displays one with its alternative text and keeps it.
 
-Each mask value has one colour, the same in every figure, apart for colour-blind readers as well. Values 1-9 are Paul
-Tol's qualitative scheme "muted" (https://personal.sron.nl/~pault/). Each further value is the candidate farthest from
-all before it, as seen by the worst-off reader: tests/figures/test_palette.py searches anew and proves the table. No 80
-colours are safe for everybody, so figures also write the class names into the regions.
+Each class has one colour, the same in every figure and mask file: see `pmm.data.images.class_palette`. No 80 colours
+are safe for everybody, so figures also write the class names into the regions.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import io
 import json
 import re
 import textwrap
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pmm.data.images import class_palette
 from pmm.errors import InputError
 from pmm.files import read_json, whole_file, write_text
 from pmm.run.folder import RunFolder
@@ -35,17 +34,6 @@ SLIDE_DPI = 300  # of the pictures inside an SVG, which a slide shows larger tha
 HEAT = "inferno"  # activations: dark is 0, bright is 1, monotone in lightness, so it survives a grey print
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555", "#E69F00", "#56B4E9")  # Okabe and Ito's, in this order
 DASHES = ("-", "--", "-.", ":")
-MUTED = "cdcdcd332288cc6677117733ddcc7788ccee88225544aa99999933aa4499"  # 0 background, 1-9: hexadecimal
-FURTHER = (  # 10-254; three digits d a value, red, green, blue = 25 + 24 d
-    "009990639000997017670469002210764893627214711519876167001920512624672517763003998420996213833780995199547324"
-    "685947111208445505021902856459306623379754052720783518738146302782375878200516254600746225894005753142774323"
-    "438368787868501718460948867629986815007219633845802316892006204852386773047150889203453806562318962496312536"
-    "456899839044611433988901915938202595865941566576004317985161391757094532960598541412827642373652439697984589"
-    "777820374123092775531183488030463215124364093158446220644975830760661655503051714769788803336138416057425100"
-    "411504717578930800966645983327482080759015940402101719045982750577423632078656116097334708241424419262010410"
-    "221971791372063211725838923102136779961418571980699587415929337132612098866177113025467"
-)
-
 STYLE = {
     **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 15),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 14),
@@ -61,21 +49,14 @@ STYLE = {
 styled = mpl.rc_context(STYLE)  # decorator of every plotting function; the reader's own rcParams stay as they are
 
 
-@lru_cache(maxsize=1)
-def palette() -> np.ndarray:
-    """Return (256, 3) uint8, read-only: row v is the colour of mask value v."""
-    further = bytes(25 + 24 * int(digit) for digit in FURTHER)
-    return np.frombuffer(bytes.fromhex(MUTED) + further + b"\xff\xff\xff", dtype=np.uint8).reshape(256, 3)
+def class_colour(value: int, class_names: Sequence[str] = ()) -> tuple[float, float, float]:
+    """Return the colour of one mask value as red, green, blue in 0..1; `class_names` as in `class_palette`."""
+    return tuple((class_palette(class_names)[int(value)] / 255).tolist())
 
 
-def class_colour(value: int) -> tuple[float, float, float]:
-    """Return the colour of one mask value as red, green, blue in 0..1."""
-    return tuple((palette()[int(value)] / 255).tolist())
-
-
-def mask_to_rgb(mask: np.ndarray) -> np.ndarray:
-    """Return (H, W, 3) uint8 of a (H, W) mask with values 0..255."""
-    return palette()[np.asarray(mask).astype(np.uint8)]
+def mask_to_rgb(mask: np.ndarray, class_names: Sequence[str] = ()) -> np.ndarray:
+    """Return (H, W, 3) uint8 of a (H, W) mask with values 0..255; `class_names` as in `class_palette`."""
+    return class_palette(class_names)[np.asarray(mask).astype(np.uint8)]
 
 
 def text_colour(rgb: tuple[float, float, float]) -> str:

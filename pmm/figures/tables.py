@@ -16,6 +16,7 @@ from pygments.lexers import PythonLexer
 from pmm.run.folder import RunFolder
 from pmm.run.report import shown
 
+NOTHING = "No image has a ground truth: there is nothing to measure."
 CELL = 'style="text-align:left;padding:2px 12px 2px 0"'
 
 
@@ -34,8 +35,8 @@ def score_section(
         bound: row label of the upper bound; adds a column with each mIoU's share of its mIoU.
 
     Returns:
-        title, data, columns, rows, note, and per_class with columns and rows; a class that neither occurs nor
-        was predicted has None.
+        title, data, columns, rows, note, and per_class with columns, rows and note: the background, then the classes
+        by the IoU of the first score. Those that neither occur nor were predicted are counted in the note.
     """
     columns = [what, "mIoU", "pixel accuracy"]
     rows = [[label, _known(score["miou"]), _known(score["pixel_accuracy"])] for label, score in scores.items()]
@@ -43,10 +44,21 @@ def score_section(
         columns.append("share of the upper bound")
         for row, score in zip(rows, scores.values(), strict=True):
             row.append(_known(score["miou"] / scores[bound]["miou"]))
-    names = dict.fromkeys(name for score in scores.values() for name in score["iou"])
-    classes = [[name, *(_known(score["iou"].get(name)) for score in scores.values())] for name in names]
-    per_class = {"columns": ["class", *scores], "rows": classes}
+    per_class = _class_table({label: score["iou"] for label, score in scores.items()})
     return {"title": title, "data": data, "columns": columns, "rows": rows, "note": note, "per_class": per_class}
+
+
+def _class_table(table: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Return `table[column][class name]` with the classes as rows, see `score_section`."""
+    names = list(dict.fromkeys(name for column in table.values() for name in column))
+    rows = [[name, *(_known(column.get(name)) for column in table.values())] for name in names]
+    found = [row for row in rows if set(row[1:]) != {None}]
+    found.sort(key=lambda row: (row[0] != "background", row[1] is None, -(row[1] or 0)))
+    absent = len(names) - len(found)
+    note = "Sorted by the first score" + (
+        f"; {absent} of {len(names)} neither occur nor are predicted" if absent else ""
+    )
+    return {"columns": ["class", *table], "rows": found, "note": f"{note}."}
 
 
 def _known(value: float | None) -> float | None:
@@ -83,11 +95,14 @@ def _table(table: Mapping[str, Any]) -> str:
 def table_html(section: Mapping[str, Any]) -> str:
     """Return a section as HTML: fractions as per cent, None as a dash, the classes folded."""
     parts = [f"<p><b>{html.escape(section['title'])}</b><br>{html.escape(section['data'])}</p>"]
+    if not section["rows"]:
+        return f"{parts[0]}<p>{NOTHING}</p>"
     parts.append(_table(section))
     if section.get("note"):
         parts.append(f"<p>{html.escape(section['note'])}</p>")
     if section.get("per_class"):
-        parts.append(f"<details><summary>Per class</summary>{_table(section['per_class'])}</details>")
+        parts.append(f"<details><summary>Per class</summary>{_table(section['per_class'])}")
+        parts.append(f"<p>{html.escape(section['per_class'].get('note', ''))}</p></details>")
     return "".join(parts)
 
 
@@ -96,7 +111,9 @@ def show_table(section: Mapping[str, Any]) -> None:
     from IPython.display import display
 
     lines = [" | ".join(shown(cell) for cell in row) for row in [section["columns"], *section["rows"]]]
-    plain = "\n".join([section["title"], section["data"], *lines, section.get("note", "")])
+    plain = "\n".join(
+        [section["title"], section["data"], *(lines if section["rows"] else [NOTHING]), section.get("note", "")]
+    )
     display({"text/html": table_html(section), "text/plain": plain}, raw=True)
 
 

@@ -103,7 +103,7 @@ def create_segmenter(
         options |= {"encoder_output_stride": min(output_stride, 16)}
     try:
         model = getattr(smp, DECODERS[architecture])(**options)
-        if architecture == "deeplabv3plus" and output_stride == 32:  # smp builds 8 and 16: undilated encoder, larger step
+        if architecture == "deeplabv3plus" and output_stride == 32:  # smp builds 8 and 16 alone
             model.encoder = smp.encoders.get_encoder(f"tu-{backbone}", weights=None, output_stride=32)
             model.decoder.up = nn.UpsamplingBilinear2d(scale_factor=8)
     except (RuntimeError, TypeError, ValueError, KeyError, NotImplementedError, AssertionError) as error:

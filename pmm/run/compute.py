@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pmm.data import SegmentationData
-from pmm.data.images import image_size, load_cams, read_image, read_mask, save_cams, write_mask
+from pmm.data.images import class_palette, image_size, load_cams, read_image, read_mask, save_cams, write_mask
 from pmm.data.transforms import Augmentation, augment
 from pmm.errors import InputError
 from pmm.method.crf import CRFSettings
@@ -199,17 +199,18 @@ def write_pseudo_masks(
     """
     todo = _missing(image_ids, folder, ".png")
     files = [(data.image_path(i), cams / f"{i}.npz", folder / f"{i}.png") for i in todo]
-    done = map_images(partial(_write_pseudo_mask, make), files, workers=workers, processes=engine != "lattice")
+    write = partial(_write_pseudo_mask, make, class_palette(data.class_names))
+    done = map_images(write, files, workers=workers, processes=engine != "lattice")
     _exhaust(done, f"{folder.name} masks", len(image_ids), len(todo))
 
 
-def _write_pseudo_mask(make: MaskFunction, files: tuple[Path, Path, Path]) -> None:
+def _write_pseudo_mask(make: MaskFunction, palette: np.ndarray, files: tuple[Path, Path, Path]) -> None:
     image_file, cam_file, mask_file = files
     class_ids, cam = load_cams(cam_file)
     image = read_image(image_file)
     if cam.shape[1:] != image.shape[:2]:
         raise InputError(f"{cam_file}: CAM of {cam.shape[1:]} for an image of {image.shape[:2]}; resize the CAM")
-    write_mask(mask_file, make(image, cam, class_ids))
+    write_mask(mask_file, make(image, cam, class_ids), palette)
 
 
 def write_noisy_masks(data: SegmentationData, image_ids: Sequence[str], share: float, seed: int, folder: Path) -> None:
@@ -222,13 +223,18 @@ def write_noisy_masks(data: SegmentationData, image_ids: Sequence[str], share: f
         if not data.has_mask(image_id):
             raise InputError(f"masks = noisy: {image_id} has no ground truth that could be spoiled")
         noisy = flip_regions(data.mask(image_id), data.labels(image_id), share, seed, image_id)
-        write_mask(folder / f"{image_id}.png", noisy)
+        write_mask(folder / f"{image_id}.png", noisy, class_palette(data.class_names))
 
 
-def write_predicted_masks(predict: Callable[[str], np.ndarray], image_ids: Sequence[str], folder: Path) -> None:
-    """Write what `predict` returns for each image, (H,W) uint8, from several threads; files that exist are kept."""
+def write_predicted_masks(
+    predict: Callable[[str], np.ndarray], image_ids: Sequence[str], folder: Path, class_names: Sequence[str] = ()
+) -> None:
+    """Write what `predict` returns for each image, (H,W) uint8, from several threads; files that exist are kept.
+
+    `class_names` decide the colours of the files, see `class_palette`.
+    """
     todo = _missing(image_ids, folder, ".png")
-    done = map_images(lambda i: write_mask(folder / f"{i}.png", predict(i)), todo)
+    done = map_images(lambda i: write_mask(folder / f"{i}.png", predict(i), class_palette(class_names)), todo)
     _exhaust(done, f"{folder.name} masks", len(image_ids), len(todo))
 
 

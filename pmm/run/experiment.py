@@ -209,12 +209,14 @@ class Experiment:
 
     def load_classifier(self) -> CamClassifier:
         """Return the trained classifier in evaluation mode, with the output stride of the CAMs."""
-        return load_weights(self.new_classifier(False, self.params.cam_output_stride), self.classifier().folder / WEIGHTS)
+        model = self.new_classifier(pretrained=False, output_stride=self.params.cam_output_stride)
+        return load_weights(model, self.classifier().folder / WEIGHTS)
 
     def cams(self) -> Stage:
         """Compute the multi-scale CAMs of all training images."""
         p, n = self.params, len(self.train_ids)
-        with self.run.stage("cams", p.pick("cam_scales", "cam_flip", "cam_output_stride"), [self.classifier()]) as stage:
+        settings = p.pick("cam_scales", "cam_flip", "cam_output_stride")
+        with self.run.stage("cams", settings, [self.classifier()]) as stage:
             if not stage.reused:
                 where = (self.load_classifier(), self.data, self.train_ids, stage.folder)
                 empty = compute.write_cams(*where, batch_size=p.cam_batch_size, **self._cam_options(p.cam_scales))
@@ -295,7 +297,7 @@ class Experiment:
             if not stage.reused:
                 self._segmenter_of(teacher)  # loaded once, before the threads ask for it
                 predict = partial(self.cyclic_mask, teacher, filtered=filtered)
-                compute.write_predicted_masks(predict, self.train_ids, stage.folder)
+                compute.write_predicted_masks(predict, self.train_ids, stage.folder, self.data.class_names)
                 stage.facts |= self._evaluate(stage)
         return stage
 

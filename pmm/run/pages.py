@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape, unescape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -171,7 +172,8 @@ def export_page(path: Path) -> Page:
     """Write one executed notebook as an HTML page beside it.
 
     Links between notebooks lead to the pages; a widget, dead without a kernel, leaves the picture that stands
-    beside it in the notebook, or a line of text; progress bars leave nothing.
+    beside it in the notebook, or a line of text; progress bars leave nothing. Where the data gave
+    nothing to draw, the paragraph that says what to see goes as well.
 
     Raises:
         InputError: the executed copy is damaged.
@@ -187,11 +189,24 @@ def export_page(path: Path) -> Page:
     for cell in document.cells:
         if cell.cell_type == "code":
             cell.outputs = _still(cell.outputs)
+    _drop_pointers_to_nothing(document.cells)
     document.metadata.pop("widgets", None)
     resources = {"metadata": {"name": title.striptags()}, "parts": [part for part in parts if part.level > 1]}
     html, _ = _exporter().from_notebook_node(document, resources)
     write_text(path.with_suffix(".html"), html)
     return Page(path.stem, title, to_html(f"You learn {learn[1]}") if learn else Markup(), tuple(parts))
+
+
+def _drop_pointers_to_nothing(cells: list[nbformat.NotebookNode]) -> None:
+    """Take "What to see" away where the code cells right above it show neither figure nor table."""
+    drawn = False
+    for before, cell in pairwise(cells):
+        if before.cell_type == "code":
+            drawn |= any({"text/html", "image/png"} & set(output.get("data", {})) for output in before.outputs)
+        else:
+            drawn = False
+        if cell.cell_type == "markdown" and before.cell_type == "code" and not drawn:
+            cell.source = re.sub(r"\A\*\*What to see.*?(\n\n|\Z)", "", cell.source, flags=re.S)
 
 
 def headings(document: nbformat.NotebookNode) -> list[Part]:

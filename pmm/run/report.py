@@ -66,7 +66,7 @@ def write_report(run: RunFolder, pages: Mapping[str, Page] | None = None) -> Pat
     manifest = run.manifest()
     metrics = run.metrics()
     order = sorted(metrics, key=lambda name: ([*READING_ORDER, name[:2]].index(name[:2]), name))
-    sections = {name: table(metrics[name]) for name in order}
+    sections = {name: table(metrics[name]) for name in order if metrics[name].get("rows") != []}  # none: not measured
     headline = next((sections.pop(name) for name in HEADLINES if name in sections), None)
     notebooks = export_notebooks(run, pages)
     drawn = figures(run)
@@ -126,7 +126,7 @@ def table(section: Mapping[str, Any]) -> dict[str, Any]:
     ends so: `val_map`, `miou`, `pixel accuracy`.
 
     Args:
-        section: title, data, columns, rows, note, per_class; per_class holds columns and rows, or maps row
+        section: title, data, columns, rows, note, per_class; per_class holds columns, rows and note, or maps row
             name -> class name -> IoU.
 
     Returns:
@@ -154,10 +154,10 @@ def _shown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[
 
 def _class_table(per_class: Mapping[str, Any]) -> dict[str, Any]:
     if "columns" in per_class:
-        return _shown_table(per_class["columns"], per_class["rows"])
+        return _shown_table(per_class["columns"], per_class["rows"]) | {"note": per_class.get("note", "")}
     names = list(dict.fromkeys(name for scores in per_class.values() for name in scores))
     rows = [[name, *(scores.get(name) for scores in per_class.values())] for name in names]
-    return _shown_table(["class", *per_class], rows)
+    return _shown_table(["class", *per_class], rows) | {"note": ""}
 
 
 def shown(value: Any, share: bool = True) -> str:

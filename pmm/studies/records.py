@@ -12,7 +12,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,7 @@ class Record:
 
     manifest: dict[str, Any]  # see `manifest`
     cells: list[Cell]
+    source: str = ""  # name of the file in `results/` that it was read from
 
 
 def manifest(
@@ -96,8 +97,9 @@ def gather(made: Mapping[str, Any], cells: Iterable[Mapping[str, Any]], path: st
 
 def write_record(record: Record, path: str | Path) -> Path:
     """Write a record as JSON, whole or not at all; return the path."""
-    check_record(vars(record), str(path))
-    write_text(Path(path), json.dumps(without_nan(vars(record)), indent=1) + "\n")
+    content = {"manifest": record.manifest, "cells": record.cells}
+    check_record(content, str(path))
+    write_text(Path(path), json.dumps(without_nan(content), indent=1) + "\n")
     return Path(path)
 
 
@@ -112,6 +114,22 @@ def load_record(path: str | Path) -> Record | None:
     """
     path = Path(path) if Path(path).suffix else project_root() / "results" / f"{path}.json"
     return check_record(read_json(path), str(path)) if path.exists() else None
+
+
+def find_record(name: str, experiment: Experiment) -> Record | None:
+    """Read the record in `results/` of a study that was measured on the run's data; None where there is none.
+
+    Any file whose name ends in `name` may hold it, such as voc2012_animals_mask_ablations.json. Its manifest decides:
+    the data set's name, and the number of training images where the run did not name its data itself (`data_name`).
+    """
+    data, images = experiment.data.name, len(experiment.train_ids)
+    named = experiment.params.dataset == "scenes" or bool(experiment.params.data_name)
+    for path in sorted((project_root() / "results").glob(f"*{name}.json")):
+        record = load_record(path)
+        same = named or record.manifest["training_images"] == images
+        if same and record.manifest["dataset"] == data:
+            return replace(record, source=f"results/{path.name}")
+    return None
 
 
 def check_record(content: Mapping[str, Any], source: str) -> Record:
@@ -225,9 +243,10 @@ def made_with(record: Record) -> str:
 
 
 def origin(record: Record | None, name: str) -> str:
-    """Say in one line how results/<name>.json was made, or that it is absent."""
-    absent = "is absent: no longer study to show; params/ablations.yaml makes one"
-    return f"results/{name}.json{f': {made_with(record)}' if record else f' {absent}'}."
+    """Say in one line how a record was made and where it lies, or that `results/` has none of these data."""
+    if record is None:
+        return f"results/ has no {name} of these data: only this run is shown; one like params/ablations.yaml makes it."
+    return f"{record.source or 'this run'}: {made_with(record)}."
 
 
 def metrics_section(record: Record, which: str = "") -> dict[str, Any]:

@@ -283,6 +283,38 @@ def test_object_sheet_and_class_bars():
     assert {"4", "small mammal"} <= set(texts(data.class_bars([4, 1], NAMES, "images")))
 
 
+MANY = ["background", *(f"class {number}" for number in range(30))]
+
+
+def test_class_bars_hide_what_does_not_occur_and_begin_with_the_longest():
+    figure = data.class_bars([0, 2, 5, *[0] * 27], MANY, "images")
+    assert figure.alt == "Bars of images: class 2 5, class 1 2. 28 classes do not occur."
+    assert "(28 classes do not occur)" in texts(figure)
+    shares = data.class_bars([0.0, 0.5, np.nan, *[0.25] * 27], MANY, "AP", percent=True, shortest=True)
+    assert shares.alt.startswith("Bars of AP: class 0 0.0 %, class 3 25.0 %")
+    assert shares.alt.endswith("9 more classes; 1 class does not occur.") and "50.0 %" not in shares.alt
+
+
+def test_bars_of_voc_have_its_colours():
+    figure = data.class_bars([1, 2], ["background", "cat", "dog"], "images")
+    assert figure.axes[0].patches[0].get_facecolor()[:3] == pytest.approx((64 / 255, 0, 128 / 255))
+
+
+def test_meeting_classes_are_the_most_frequent_ones():
+    meet = np.diag([3, 0, 7, *range(1, 28)])
+    meet[0, 2] = meet[2, 0] = 2
+    figure = data.meeting_figure(meet, MANY[1:])
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(names) == panels.MOST and names[0] == "class 29"
+    assert "Most often meet class 0 and class 2 in 2. 9 more classes; 1 class does not occur." in figure.alt
+    assert "No two classes meet." in data.meeting_figure(np.diag([1, 2]), ["a", "b"]).alt
+
+
+def test_grouped_bars_say_how_many_more_there_are():
+    figure = panels.grouped_bars({"x": dict.fromkeys(MANY, 0.5)}, "IoU")
+    assert len(figure.axes[0].patches) == panels.MOST and figure.alt.endswith("11 more classes.")
+
+
 def test_cam_panels_pad_missing_maps(image):
     row = data.cam_panels(image, [2], np.ones((1, 12, 16), np.float32), NAMES, n_maps=2)
     assert [title for title, _ in row] == ["image", "small mammal", ""]

@@ -229,9 +229,23 @@ def test_score_section_is_valid_json_with_the_share_of_the_bound():
     section = tables.score_section("title", "data", SCORES, bound="exact")
     assert section["rows"] == [["plain <b>", 0.4, 0.8, 0.5], ["exact", 0.8, 0.9, 1.0]]
     assert section["per_class"]["rows"] == [["background", 0.8, 0.9], ["bird", None, 0.7]]
+    assert section["per_class"]["note"] == "Sorted by the first score."
     assert json.loads(json.dumps(section, allow_nan=False)) == section
     assert len(section["columns"]) == 4
     assert len(tables.score_section("title", "data", SCORES, bound="absent")["columns"]) == 3
+
+
+def test_classes_that_do_not_occur_are_counted_and_the_others_sorted():
+    iou = {"background": 0.2, "cat": float("nan"), "cow": 0.3, "boat": float("nan"), "dog": 0.9}
+    section = tables.score_section("title", "data", {"a": {"miou": 0.4, "pixel_accuracy": 0.8, "iou": iou}})
+    assert [row[0] for row in section["per_class"]["rows"]] == ["background", "dog", "cow"]
+    assert section["per_class"]["note"] == "Sorted by the first score; 2 of 5 neither occur nor are predicted."
+    assert "2 of 5 neither occur" in tables.table_html(section)
+
+
+def test_a_table_without_rows_says_why():
+    page = tables.table_html(tables.score_section("title", "data", {}))
+    assert tables.NOTHING in page and "<table>" not in page
 
 
 def test_table_html_shows_per_cent_and_escapes():

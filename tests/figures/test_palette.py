@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from skimage.color import deltaE_ciede2000
 
+from pmm.data.images import VOC_CLASSES, class_palette, voc_palette
 from pmm.figures import style
 
 # Paul Tol's "muted"
@@ -26,8 +28,9 @@ def to_lab(rgb, reader=READERS[0]):
 
 
 def colour_distance(first, second):
-    """Return the smallest CIELAB distance that any of the READERS sees between colours (..., 3) uint8."""
-    return np.min([np.linalg.norm(to_lab(first, r) - to_lab(second, r), axis=-1) for r in READERS], axis=0)
+    """Return the smallest CIEDE2000 distance that any of the READERS sees between colours (..., 3) uint8."""
+    pairs = [np.broadcast_arrays(to_lab(first, r), to_lab(second, r)) for r in READERS]
+    return np.min([deltaE_ciede2000(*pair) for pair in pairs], axis=0)
 
 
 def search():
@@ -46,11 +49,11 @@ def search():
 
 
 def test_the_table_is_what_the_search_finds():
-    assert np.array_equal(style.palette(), search())
+    assert np.array_equal(class_palette(), search())
 
 
 def test_every_mask_value_has_a_colour_of_its_own():
-    colours = style.palette()
+    colours = class_palette()
     assert colours.shape == (256, 3) and colours.dtype == np.uint8
     assert len({tuple(c) for c in colours.tolist()}) == 256
 
@@ -62,11 +65,29 @@ def test_colours_of_background_unknown_and_first_class_are_fixed():
 
 
 def test_first_classes_are_apart_for_colour_blind_readers():
-    colours = style.palette()
+    colours = class_palette()
     used = [*range(10), 255]
     gaps = [colour_distance(colours[i], colours[j]) for i in used for j in used if i < j]
-    assert min(gaps) > 15  # CIELAB; 2 is just noticeable
-    assert min(colour_distance(colours[i], colours[0]) for i in range(1, 81)) > 6
+    assert min(gaps) > 10  # CIEDE2000; 1 is just noticeable
+    assert min(colour_distance(colours[i], colours[0]) for i in range(1, 81)) > 4
+
+
+def test_classes_of_voc_have_the_colours_that_voc_gives_their_names():
+    colours = class_palette(VOC_CLASSES)
+    assert np.array_equal(colours[1:21], voc_palette()[1:21])
+    assert colours[[0, 255]].tolist() == class_palette()[[0, 255]].tolist()
+    chosen = class_palette(["background", "dog", "cat"])
+    assert chosen[1:3].tolist() == [[64, 0, 128], [64, 0, 0]]
+
+
+def test_other_names_get_colours_by_index():
+    assert np.array_equal(class_palette(["background", "dog", "hamster"]), class_palette())
+
+
+def test_cow_and_person_are_apart_in_either_table():
+    cow, person = VOC_CLASSES.index("cow"), VOC_CLASSES.index("person")
+    for colours in (class_palette(), class_palette(VOC_CLASSES)):
+        assert colour_distance(colours[cow], colours[person]) > 10
 
 
 def test_lab_of_known_colours():
@@ -81,7 +102,7 @@ def test_colour_blindness_hides_red_against_green():
 
 def test_palette_cannot_be_changed():
     with pytest.raises(ValueError, match="read-only"):
-        style.palette()[0] = 1
+        class_palette()[0] = 1
 
 
 def test_text_reads_on_its_ground():

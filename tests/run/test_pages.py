@@ -55,6 +55,17 @@ class Links(HTMLParser):
             self.loaded.append(found.get("src") or found["href"])
 
 
+def test_what_to_see_stays_only_below_something_to_see(tmp_path):
+    pointer = "**What to see:** the bars.\n\n## More"
+    picture = new_output("display_data", data={"text/html": "<figure></figure>"})
+    shown = [new_code_cell("a", outputs=[picture]), new_code_cell("b"), new_markdown_cell(pointer)]
+    nothing = [new_code_cell("c", outputs=[new_output("stream", text="none")]), new_markdown_cell(pointer)]
+    path = write(tmp_path, "03_smoothing", *shown)
+    assert len(export_page(path).parts) == 1 and "the bars" in path.with_suffix(".html").read_text(encoding="utf-8")
+    path = write(tmp_path, "04_masks", *nothing)
+    assert len(export_page(path).parts) == 1 and "the bars" not in path.with_suffix(".html").read_text(encoding="utf-8")
+
+
 def test_a_page_has_contents_and_loads_nothing(tmp_path):
     picture = new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "figure"})
     page = export_page(write(tmp_path, "03_smoothing", new_markdown_cell(TEXT), new_code_cell("x", outputs=[picture])))

@@ -108,7 +108,7 @@ def test_tables_apply_one_rule():
     assert shown(0.5) == "50.0 %" and shown(1) == "1" and shown(None) == shown(float("nan")) == "–"
     assert shown(True) == "yes" and shown("s = 0.3") == "s = 0.3"
     as_columns = table({**SECTION, "per_class": {"columns": ["class", "PPMG"], "rows": [["bird", 0.5]]}})
-    assert as_columns["classes"] == {"columns": ["class", "PPMG"], "rows": [["bird", "50.0 %"]]}
+    assert as_columns["classes"] == {"columns": ["class", "PPMG"], "rows": [["bird", "50.0 %"]], "note": ""}
     plain = table({"val_map": 0.5, "deep": {"images": 3}})
     assert plain["rows"] == [["val_map", "50.0 %"], ["deep images", "3"]]
 
@@ -212,3 +212,14 @@ def test_damaged_input_is_one_line(run, tmp_path):
     (run.path / "notebooks" / "01_a.ipynb").write_text("{")
     with pytest.raises(InputError, match=r"01_a\.ipynb: no readable notebook"):
         write_report(run)
+
+
+def test_a_section_without_rows_has_no_heading(run):
+    run.record_metrics("05_nothing", {"title": "Nothing measured", "data": "own images", "columns": ["a"], "rows": []})
+    assert "Nothing measured" not in write_report(run).read_text(encoding="utf-8")
+
+
+def test_classes_that_do_not_occur_are_counted_below_the_table(run):
+    classes = {"columns": ["class", "PPMG"], "rows": [["bird", 0.5]], "note": "14 classes do not occur."}
+    run.record_metrics("04_masks", {**SECTION, "per_class": classes})
+    assert "14 classes do not occur." in write_report(run).read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 from pmm.errors import InputError
 from pmm.run.params import Params
 from pmm.studies import records
-from pmm.studies.records import Difference, compare, load_record, select, stored_cell, summarise, write_record
+from pmm.studies.records import Difference, Record, compare, load_record, select, stored_cell, summarise, write_record
 
 CELL = {"filtered": True, "seed": 0, "round": 1, "masks_miou": 0.5, "model_miou": None}
 EXPERIMENT = SimpleNamespace(params=Params(), data=SimpleNamespace(name="scenes"), train_ids=["a", "b"])
@@ -60,12 +60,26 @@ def test_cells_land_in_the_file_one_by_one(tmp_path):
 
 def test_absent_is_none_and_said_in_one_line(tmp_path):
     assert load_record(tmp_path / "rounds.json") is None and load_record("no_such_study") is None
-    assert records.origin(None, "rounds").count("\n") == 0 and "absent" in records.origin(None, "rounds")
+    assert records.origin(None, "rounds").count("\n") == 0 and "no rounds of" in records.origin(None, "rounds")
 
 
 def test_origin_names_the_data(record):
-    said = "results/rounds.json: scenes, 3 images of split val, 2 training images, seed 0, models, CRF: no."
-    assert records.origin(record, "rounds") == said
+    said = "scenes, 3 images of split val, 2 training images, seed 0, models, CRF: no."
+    assert records.origin(record, "rounds") == f"this run: {said}"
+
+
+def test_a_study_is_found_by_the_data_it_was_measured_on(record, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "project_root", lambda: tmp_path)
+    write_record(record, tmp_path / "results" / "rounds.json")
+    photographs = Record({**record.manifest, "dataset": "photographs"}, record.cells)
+    write_record(photographs, tmp_path / "results" / "animals_rounds.json")
+    others = SimpleNamespace(params=Params(dataset="voc", data_dir="x"), data=SimpleNamespace(name="photographs"))
+    assert records.find_record("rounds", EXPERIMENT).source == "results/rounds.json"
+    others.train_ids = ["a", "b"]
+    assert "results/animals_rounds.json: photographs" in records.origin(records.find_record("rounds", others), "rounds")
+    others.train_ids = ["a", "b", "c"]  # other images of the same name
+    assert records.find_record("rounds", others) is None
+    assert records.find_record("losses", EXPERIMENT) is None
 
 
 MANIFEST = '"manifest": {"study": "cyclic", "params": {}}'
@@ -100,10 +114,11 @@ def test_unknown_studies_and_missing_seeds_are_refused(record):
 def test_every_committed_file_is_a_record_with_its_data():
     folder = records.project_root() / "results"
     names = [path.stem for path in folder.glob("*_ablations.json")]
-    assert len(names) == 5
+    scenes = [name for name in names if load_record(name).manifest["dataset"] == "sample scenes"]
+    assert len(scenes) == 5
     for name in names:
         record = load_record(name)
-        assert record.manifest["dataset"] == "sample scenes" and record.manifest["images"] in (80, 240)
+        assert name not in scenes or record.manifest["images"] in (80, 240)
         seeds = {cell["seed"] for cell in record.cells if "seed" in cell}
         assert seeds <= set(record.manifest["seeds"]) and "None" not in records.origin(record, name)
 

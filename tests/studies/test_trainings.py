@@ -98,7 +98,7 @@ def test_difference_stays_within_the_same_masks(record):
 def test_sentences_and_section_follow_the_numbers(record):
     (sentence,) = findings.loss_sentences(record)
     assert "+3.0 points" in sentence and "3 of 3" in sentence and sentence.endswith("gains.")
-    assert "3 seeds" in origin(record, "pus_ablations")
+    assert "3 seeds" in origin(record, "pus_ablations") and origin(record, "").startswith("this run")
     section = metrics_section(record)
     assert section["rows"][1] == ["ppmg", "clamp, paper, 0.2/1", 0.54, 0.01, 3]
     assert len(section["columns"]) == len(section["rows"][0])
