@@ -233,11 +233,14 @@ def run_mask_grid(
     if experiment.truth_marks:
         inputs["truth"] = experiment.truth_marks
     store = experiment.run.path / "ablation" / "masks.json"
-    finished = (
-        stored_cell(store, {**asdict(cell), **inputs}, partial(_measure, experiment, cell, ids))
-        for cell in tqdm(plan(p) if cells is None else cells, desc="mask grid", unit="cell")
-    )
-    return gather(manifest(experiment, "masks", "judge", len(ids), [p.seed], "PPMG", crf=True), finished, path)
+
+    def measured(cell: MaskCell) -> list[Cell]:
+        """Evaluate one cell, or take it from the run's folder."""
+        return [stored_cell(store, {**asdict(cell), **inputs}, partial(_measure, experiment, cell, ids))]
+
+    planned = tqdm(plan(p) if cells is None else cells, desc="mask grid", unit="cell")
+    units = ((asdict(cell), partial(measured, cell)) for cell in planned)
+    return gather(manifest(experiment, "masks", "judge", len(ids), [p.seed], "PPMG", crf=True), units, path)
 
 
 def _measure(experiment: Experiment, cell: MaskCell, ids: Sequence[str]) -> Cell:

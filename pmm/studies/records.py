@@ -50,6 +50,12 @@ HEADINGS = {  # of a table's columns, where they differ from the key
     "val_map": "classifier, val mAP", "masks": "training masks", "title": "loss (beta/kappa)",
     "mean": "val mIoU, mean", "masks_miou": "masks, train", "model_miou": "model, val",
 }  # fmt: skip
+# parameters that decide no cell of a study, and those that decide the cells of `augment` alone
+PLACES = (
+    *("run_name", "runs_dir", "data_dir", "device", "workers", "loader_workers", "cam_batch_size"),
+    *("ablation_seeds", "ablation_scenes", "ablation_train"),
+)
+AXES = ("ablation_s", "ablation_alpha", "ablation_t", "ablation_crf")
 SCORES = ("miou", "masks_miou", "model_miou")
 SHOWN_AS_THEY_ARE = (*SCORES, "val_map", "background", "mean", "spread", "seeds")  # all else is spelled out
 
@@ -79,20 +85,47 @@ def manifest(
     p = experiment.params
     data = {"dataset": experiment.data.name, "split": p.split_name(split), "images": images}
     trained = {"training_images": len(experiment.train_ids), "seeds": list(seeds), "method": method, "crf": crf}
-    return {"study": study} | data | trained | {"params": p.model_dump(), "environment": environment()}
+    params = {**p.model_dump(), "data_dir": Path(p.data_dir).name}  # where it lies is nobody else's business
+    return {"study": study} | data | trained | {"params": params, "environment": environment()}
 
 
-def gather(made: Mapping[str, Any], cells: Iterable[Mapping[str, Any]], path: str | Path | None = None) -> Record:
+def gather(
+    made: Mapping[str, Any],
+    units: Iterable[tuple[Mapping[str, Any], Callable[[], Iterable[Mapping[str, Any]]]]],
+    path: str | Path | None = None,
+) -> Record:
     """Put the cells of a study, whose `manifest` is `made`, together as they finish.
 
-    The JSON file `path`, if any, is written anew after every cell.
+    Args:
+        made: the manifest.
+        units: the values that tell some cells from all others, and what measures these cells. It is not called where
+            `path`, or a file in `results/` whose name ends like it, holds them already under the same manifest: a
+            study may be begun on one machine and finished on another.
+        path: the JSON file that is written anew after every unit, if any.
     """
-    record = Record(dict(made), [])
-    for cell in cells:
-        record.cells.append(dict(cell))
+    record, known = Record(dict(made), []), _finished(made, path)
+    for setting, measure in units:
+        record.cells.extend(select(known, **setting) or [{**setting, **cell} for cell in measure()])
         if path is not None:
             write_record(record, path)
     return record
+
+
+def _finished(made: Mapping[str, Any], path: str | Path | None) -> list[Cell]:
+    """Cells of the same study on the same data with the same parameters, wherever and by how many parts it ran."""
+    if path is None:
+        return []
+    files = [Path(path), *sorted((project_root() / "results").glob(f"*{Path(path).name}"))]
+    records = [record for record in map(load_record, files) if record]
+    return [cell for record in records if _decisive(record.manifest) == _decisive(made) for cell in record.cells]
+
+
+def _decisive(made: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a manifest decides the scores: not where it ran, nor which other cells were asked for."""
+    other = PLACES if made["study"] == "augment" else (*PLACES, *AXES)
+    params = {name: value for name, value in made["params"].items() if name not in other}
+    what = {name: made.get(name) for name in ("study", "dataset", "split", "images", "training_images", "crf")}
+    return what | {"params": params, "version": made.get("environment", {}).get("pmm")}
 
 
 def write_record(record: Record, path: str | Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,14 @@ def run_losses(experiment: Experiment, settings: Iterable[LossSetting] = SETTING
     images = sum(experiment.data.has_mask(i) for i in experiment.val_ids)
     if not images:
         raise InputError("val_split: no image has a ground truth; losses cannot be compared without")
-    cells = (
-        asdict(own) | {"title": own.title, "seed": seed, "miou": round(float(own.miou(experiment, seed)), 4)}
-        for own in settings
-        for seed in seeds
-    )
-    return gather(_of_models(experiment, "losses", images), cells, path)
+
+    def trained(own: LossSetting, seed: int) -> list[Cell]:
+        """Train and evaluate one model."""
+        return [{"miou": round(float(own.miou(experiment, seed)), 4)}]
+
+    pairs = ((own, seed) for own in settings for seed in seeds)
+    units = ((asdict(own) | {"title": own.title, "seed": seed}, partial(trained, own, seed)) for own, seed in pairs)
+    return gather(_of_models(experiment, "losses", images), units, path)
 
 
 def _of_models(experiment: Experiment, study: str, images: int) -> dict[str, Any]:
@@ -149,8 +152,8 @@ def run_augmentations(experiment: Experiment, path: Path | None = None) -> Recor
     seeds = seeds_of(experiment)
     images = len(evaluated_ids(experiment, experiment.params.ablation_scenes))
     made = manifest(experiment, "augment", "judge", images, seeds, "PPMG", crf=True)
-    pairs = ((augment, seed) for seed in seeds for augment in ("weak", "strong"))
-    return gather(made, (cell for pair in pairs for cell in _augment_cells(experiment, *pair)), path)
+    pairs = ({"augment": augment, "seed": seed} for seed in seeds for augment in ("weak", "strong"))
+    return gather(made, ((pair, partial(_augment_cells, experiment, **pair)) for pair in pairs), path)
 
 
 def _augment_cells(experiment: Experiment, augment: str, seed: int) -> Iterator[Cell]:
@@ -159,7 +162,7 @@ def _augment_cells(experiment: Experiment, augment: str, seed: int) -> Iterator[
         changes = {"cls_augment": augment, "seed": seed, "run_name": f"{augment}_seed{seed}"}
         changes["runs_dir"] = str(experiment.run.path.resolve() / "ablation")
         sibling = Experiment(check_params({**p.model_dump(), **changes}, "augment"))
-    facts = {"augment": augment, "seed": seed, "c_v": _mean_variation(sibling)}
+    facts = {"c_v": _mean_variation(sibling)}
     own = own_cell(p)
     settings = dict.fromkeys(replace(own, s=s, alpha=alpha) for s in (0.0, own.s) for alpha in axes(p)["alpha"])
     grid = run_mask_grid(sibling, list(settings))
@@ -204,24 +207,28 @@ def run_rounds(experiment: Experiment, rounds: int = ROUNDS, path: Path | None =
         cross-entropy).
     """
     made = _of_models(experiment, "cyclic", len(experiment.val_ids))
-    cells = (cell for seed in seeds_of(experiment) for cell in _rounds(experiment, seed, rounds))
-    return gather(made, cells, path)
+    places = [(f, s, k) for s in seeds_of(experiment) for f in (True, False) for k in range(rounds + 1)]
+    branches = ({"filtered": filtered, "seed": seed, "round": number} for filtered, seed, number in places)
+    return gather(made, ((own, partial(_round, experiment, *own.values())) for own in branches), path)
 
 
-def _rounds(experiment: Experiment, seed: int, rounds: int) -> Iterator[Cell]:
-    masks, root = experiment.params.seg_masks, f"ablation/cyclic/seed{seed}"
-    first = {"round": 0, "masks_miou": experiment.pseudo_masks(masks).facts.get("miou")}
-    experiment.segmenter(f"{root}/teacher", masks=masks, seed=seed)
-    first["model_miou"] = LossSetting(masks).miou(experiment, seed)  # also in the comparison of losses
-    for filtered in (True, False):
-        branch, teacher = {"filtered": filtered, "seed": seed}, f"{root}/teacher"
-        yield branch | first
-        for number in range(1, rounds + 1):
-            name = f"{root}/{'filtered' if filtered else 'free'}{number}"
-            masks_miou = experiment.cyclic_masks(number, teacher, name, filtered).facts.get("miou")
-            model_miou = _val(experiment.segmenter(name, masks=name, seed=seed, pus="none"))
-            yield branch | {"round": number, "masks_miou": masks_miou, "model_miou": model_miou}
-            teacher = name
+def _round(experiment: Experiment, filtered: bool, seed: int, number: int) -> Iterator[Cell]:
+    masks = experiment.params.seg_masks
+    if number == 0:
+        first = LossSetting(masks).miou(experiment, seed)  # also in the comparison of losses
+        yield {"masks_miou": experiment.pseudo_masks(masks).facts.get("miou"), "model_miou": first}
+        return
+    root, branch = f"ablation/cyclic/seed{seed}", "filtered" if filtered else "free"
+    teacher = f"{root}/{branch}{number - 1}"
+    if number == 1:
+        teacher = f"{root}/teacher"
+        experiment.segmenter(teacher, masks=masks, seed=seed)
+    else:
+        list(_round(experiment, filtered, seed, number - 1))  # reused; trained if its cell came from a file
+    name = f"{root}/{branch}{number}"
+    masks_miou = experiment.cyclic_masks(number, teacher, name, filtered).facts.get("miou")
+    model = experiment.segmenter(name, masks=name, seed=seed, pus="none")
+    yield {"masks_miou": masks_miou, "model_miou": _val(model)}
 
 
 def round_lines(record: Record, score: str) -> dict[bool, tuple[list[int], list[list[float]]]]:

@@ -11,6 +11,7 @@ from pmm.studies import records
 from pmm.studies.records import Difference, Record, compare, load_record, select, stored_cell, summarise, write_record
 
 CELL = {"filtered": True, "seed": 0, "round": 1, "masks_miou": 0.5, "model_miou": None}
+SCORES = {"masks_miou": 0.5, "model_miou": None}
 EXPERIMENT = SimpleNamespace(params=Params(), data=SimpleNamespace(name="scenes"), train_ids=["a", "b"])
 JUDGED = SimpleNamespace(**{**vars(EXPERIMENT), "params": Params(train_split="train_aug", judge_split="exact")})
 MADE = records.manifest(EXPERIMENT, "cyclic", "val", 3, [0], "models", crf=False)
@@ -18,7 +19,7 @@ MADE = records.manifest(EXPERIMENT, "cyclic", "val", 3, [0], "models", crf=False
 
 @pytest.fixture
 def record():
-    return records.gather(MADE, [dict(CELL)])
+    return records.gather(MADE, [({}, lambda: [dict(CELL)])])
 
 
 def test_a_finished_cell_is_found_again_and_only_by_the_same_key(tmp_path):
@@ -50,12 +51,34 @@ def test_the_manifest_says_how_the_study_was_made(record):
 def test_cells_land_in_the_file_one_by_one(tmp_path):
     path = tmp_path / "rounds.json"
 
-    def cells():
+    def units():
         for number in range(3):
             assert (len(load_record(path).cells) if number else 0) == number
-            yield {**CELL, "round": number}
+            yield {**CELL, "round": number}, lambda: [SCORES]
 
-    assert records.gather(MADE, cells(), path) == load_record(path)
+    assert records.gather(MADE, units(), path) == load_record(path)
+
+
+def test_a_study_begun_elsewhere_goes_on_from_its_file_in_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "project_root", lambda: tmp_path)
+    measured, told = [], {"filtered": True, "seed": 0}
+
+    def units(*rounds):
+        for number in rounds:
+            yield {**told, "round": number}, lambda number=number: [measured.append(number) or SCORES]
+
+    elsewhere = {**MADE, "params": {**MADE["params"], "data_dir": "VOC2012", "run_name": "a", "ablation_seeds": [0]}}
+    records.gather(elsewhere, units(0, 1), tmp_path / "results" / "animals_rounds.json")
+    found = records.gather(MADE, units(0, 1, 2), tmp_path / "run" / "rounds.json")
+    assert measured == [0, 1, 2] and [cell["round"] for cell in found.cells] == [0, 1, 2]
+    for other in ({"images": 4}, {"params": {**MADE["params"], "seg_epochs": 9}}, {"environment": {"pmm": "0"}}):
+        records.gather({**MADE, **other}, units(0), tmp_path / "run" / "rounds.json")
+    assert measured == [0, 1, 2, 0, 0, 0]
+
+
+def test_the_manifest_does_not_say_where_the_data_lie():
+    at_home = SimpleNamespace(**{**vars(EXPERIMENT), "params": Params(dataset="voc", data_dir="/home/me/VOC2012")})
+    assert records.manifest(at_home, "cyclic", "val", 3, [0], "models", crf=False)["params"]["data_dir"] == "VOC2012"
 
 
 def test_absent_is_none_and_said_in_one_line(tmp_path):
