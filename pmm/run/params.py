@@ -43,7 +43,7 @@ Rate = Annotated[int, Field(ge=1, le=64)]
 Value = Annotated[float, Field(ge=0, lt=1000)]  # of an axis of a grid
 Alpha = Annotated[float, Field(gt=0, le=1000)]
 Threshold = Annotated[float, Field(ge=0, lt=1)]
-Trained = Literal["augment", "pus", "cyclic"]
+Trained = Literal["methods", "augment", "pus", "cyclic"]
 
 
 class Params(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
@@ -28,6 +29,20 @@ def smoothing_sentence(record: Record) -> str:
         f"grid is highest at s = {s[row]:g}, alpha = {alphas[column]:g} with {miou[row, column]:.1%}, "
         f"and with s = 0 its best is {np.nanmax(miou[s.index(0.0)]):.1%}."
     )
+
+
+def methods_sentence(record: Record) -> str:
+    """Say what each step brings, from threshold to joint CRF to PPMG to PPMG with smoothing, seed by seed."""
+    steps = {"threshold": "", "crf": "the joint CRF", "ppmg_s0": "PPMG without CVS", "ppmg": "PPMG with CVS"}
+    best = summarise(select(record.cells, method="threshold"), "method")[0]
+    parts = [f"the CAM at its threshold reaches {best['mean']:.1%}"]
+    for (before, _), (method, name) in itertools.pairwise(steps.items()):
+        gain = compare(select(record.cells, method=method), select(record.cells, method=before))
+        parts.append(f"{name} {_points(gain.mean)} on it (ahead in {gain.ahead} of {gain.seeds} seeds)")
+    whole = compare(select(record.cells, method="ppmg"), select(record.cells, method="crf"))
+    seeds = f"ahead in {whole.ahead} of {whole.seeds}: {whole.verdict}"
+    parts.append(f"PPMG with CVS against the joint CRF {_points(whole.mean)} ({seeds})")
+    return f"Each with the setting that other images chose: {'; '.join(parts)}."
 
 
 def class_sentence(record: Record) -> str:

@@ -154,6 +154,47 @@ def sweep(
     return found | {"miou": [round(mean_iou(one), 4) for one in total], "images": len(ids), "data": data}
 
 
+def methods(params: Params) -> dict[str, list[dict[str, float]]]:
+    """List what each way to make pseudo-masks may choose, threshold, alpha, or s and alpha, by the run's axes."""
+    s, alphas = axes(params)["s"], axes(params)["alpha"]
+    return {
+        "threshold": [{"threshold": t} for t in FINE_THRESHOLDS],
+        "crf": [{"alpha": alpha} for alpha in alphas],
+        "ppmg_s0": [{"s": 0.0, "alpha": alpha} for alpha in alphas],
+        "ppmg": [{"s": own, "alpha": alpha} for own in s if own for alpha in alphas],
+    }
+
+
+def chosen_and_judged(experiment: Experiment, method: str) -> Cell:
+    """Choose one method's setting on every fourth image that judges, and score it on the other three.
+
+    Without such a split the best of many settings would be compared with the best of few, and win by luck.
+
+    Returns:
+        The setting of `methods` (threshold, s, alpha; None where the method has none), chosen_miou on the images that
+        chose, and miou on the others.
+
+    Raises:
+        InputError: fewer than four training images judge.
+    """
+    ids, options = evaluated_ids(experiment, None), methods(experiment.params)[method]
+    if len(ids) < 4:
+        raise InputError(f"judge_split: {len(ids)} images; one in four chooses, so give at least 4")
+    if method == "threshold":
+        make = partial(_threshold_masks, [option["threshold"] for option in options])
+    elif method == "crf":
+        make = partial(_joint_masks, [option["alpha"] for option in options], experiment.crf_settings(joint=True))
+    else:
+        own = own_cell(experiment.params)
+        make = partial(ppmg_masks, [replace(own, **option) for option in options], experiment.crf_settings())
+    chooses, judges = ids[::4], [i for place, i in enumerate(ids) if place % 4]
+    first = confusions(experiment, make, chooses, f"{method}: choose")
+    best = int(np.nanargmax([mean_iou(one) for one in first]))
+    score = mean_iou(confusions(experiment, make, judges, f"{method}: judge")[best])
+    setting = {name: options[best].get(name) for name in ("threshold", "s", "alpha")}
+    return {**setting, "chosen_miou": round(mean_iou(first[best]), 4), "miou": round(score, 4)}
+
+
 def best_in_hindsight(sweep: dict[str, Any]) -> tuple[float, float]:
     """Return the value with the highest mIoU and that mIoU, known only from ground truth."""
     place = int(np.nanargmax(sweep["miou"]))

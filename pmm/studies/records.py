@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 EVEN = 0.0005  # differences in mIoU below this, 0.05 points, count as none
 COLUMNS = {  # study -> what each of its cells must tell
     "masks": ("s", "alpha", "t", "variant", "crf_scale", "miou", "iou", "background"),
+    "methods": ("method", "seed", "threshold", "s", "alpha", "chosen_miou", "miou"),
     "augment": ("augment", "seed", "s", "alpha", "miou", "c_v"),
     "losses": ("masks", "title", "pus", "variant", "beta", "kappa", "seed", "miou"),
     "cyclic": ("filtered", "seed", "round", "masks_miou", "model_miou"),
@@ -36,6 +37,11 @@ TABLES = {  # study -> title of its table, keys of a cell (for losses: of a row 
         "Pseudo-masks over s, alpha, t, variant and CRF",
         ("s", "alpha", "t", "variant", "crf_scale", "miou", "background"),
         "To look at: a grid evaluated by ground truth chooses nothing.",
+    ),
+    "methods": (
+        "Ways to make pseudo-masks, each with its own setting",
+        ("method", "seed", "threshold", "s", "alpha", "chosen_miou", "miou"),
+        "Pixel labels of every fourth judged training image chose the setting; mIoU is of the other three.",
     ),
     "augment": ("Smoothing by augmentation", ("augment", "seed", "s", "alpha", "c_v", "val_map", "miou"), ""),
     "losses": (
@@ -48,15 +54,16 @@ TABLES = {  # study -> title of its table, keys of a cell (for losses: of a row 
 HEADINGS = {  # of a table's columns, where they differ from the key
     "crf_scale": "CRF strength", "miou": "mIoU", "augment": "augmentation", "c_v": "mean c_v",
     "val_map": "classifier, val mAP", "masks": "training masks", "title": "loss (beta/kappa)",
-    "mean": "val mIoU, mean", "masks_miou": "masks, train", "model_miou": "model, val",
+    "mean": "val mIoU, mean", "chosen_miou": "mIoU where chosen", "masks_miou": "masks, train",
+    "model_miou": "model, val",
 }  # fmt: skip
-# parameters that decide no cell of a study, and those that decide the cells of `augment` alone
+# parameters that decide no cell of a study, and those that decide the cells of some studies alone
 PLACES = (
     *("run_name", "runs_dir", "data_dir", "device", "workers", "loader_workers", "cam_batch_size"),
     *("ablation_seeds", "ablation_scenes", "ablation_train"),
 )
 AXES = ("ablation_s", "ablation_alpha", "ablation_t", "ablation_crf")
-SCORES = ("miou", "masks_miou", "model_miou")
+SCORES = ("miou", "masks_miou", "model_miou", "chosen_miou")
 SHOWN_AS_THEY_ARE = (*SCORES, "val_map", "background", "mean", "spread", "seeds")  # all else is spelled out
 
 Cell = dict[str, Any]
@@ -122,7 +129,7 @@ def _finished(made: Mapping[str, Any], path: str | Path | None) -> list[Cell]:
 
 def _decisive(made: Mapping[str, Any]) -> dict[str, Any]:
     """What of a manifest decides the scores: not where it ran, nor which other cells were asked for."""
-    other = PLACES if made["study"] == "augment" else (*PLACES, *AXES)
+    other = PLACES if made["study"] in ("augment", "methods") else (*PLACES, *AXES)
     params = {name: value for name, value in made["params"].items() if name not in other}
     what = {name: made.get(name) for name in ("study", "dataset", "split", "images", "training_images", "crf")}
     return what | {"params": params, "version": made.get("environment", {}).get("pmm")}

@@ -16,10 +16,11 @@ import numpy as np
 
 from pmm.errors import InputError
 from pmm.method.smoothing import coefficient_of_variation
+from pmm.run.compute import METHODS
 from pmm.run.experiment import Experiment
 from pmm.run.folder import Stage
 from pmm.run.params import check_params
-from pmm.studies.masks import axes, evaluated_ids, own_cell, run_mask_grid
+from pmm.studies.masks import axes, chosen_and_judged, evaluated_ids, own_cell, run_mask_grid
 from pmm.studies.records import Cell, Difference, Record, compare, gather, manifest, seeds_of, select
 
 MASKS = ("ground_truth", "ppmg", "threshold", "noisy")  # clean, two kinds of pseudo-masks, with known errors
@@ -156,12 +157,37 @@ def run_augmentations(experiment: Experiment, path: Path | None = None) -> Recor
     return gather(made, ((pair, partial(_augment_cells, experiment, **pair)) for pair in pairs), path)
 
 
+def run_methods(experiment: Experiment, path: Path | None = None) -> Record:
+    """Compare the ways to make pseudo-masks on the CAMs of one classifier a seed, each setting chosen apart.
+
+    Returns:
+        A cell has method, seed and what `masks.chosen_and_judged` finds.
+
+    Raises:
+        InputError: no training image has a ground truth.
+    """
+    images, seeds = len(evaluated_ids(experiment, None)), seeds_of(experiment)
+    made = manifest(experiment, "methods", "judge", images, seeds, "pseudo-masks", crf=True)
+    pairs = ((method, seed) for seed in seeds for method in METHODS)
+    return gather(made, (({"method": m, "seed": k}, partial(_method_cell, experiment, m, k)) for m, k in pairs), path)
+
+
+def _method_cell(experiment: Experiment, method: str, seed: int) -> list[Cell]:
+    return [chosen_and_judged(_sibling(experiment, experiment.params.cls_augment, seed), method)]
+
+
+def _sibling(experiment: Experiment, augment: str, seed: int) -> Experiment:
+    """The run with another classifier, in a run folder of its own below `ablation/`; the run itself for its own."""
+    p = experiment.params
+    if (augment, seed) == (p.cls_augment, p.seed):
+        return experiment
+    changes = {"cls_augment": augment, "seed": seed, "run_name": f"{augment}_seed{seed}"}
+    changes["runs_dir"] = str(experiment.run.path.resolve() / "ablation")
+    return Experiment(check_params({**p.model_dump(), **changes}, "ablation"))
+
+
 def _augment_cells(experiment: Experiment, augment: str, seed: int) -> Iterator[Cell]:
-    p, sibling = experiment.params, experiment
-    if (augment, seed) != (p.cls_augment, p.seed):
-        changes = {"cls_augment": augment, "seed": seed, "run_name": f"{augment}_seed{seed}"}
-        changes["runs_dir"] = str(experiment.run.path.resolve() / "ablation")
-        sibling = Experiment(check_params({**p.model_dump(), **changes}, "augment"))
+    p, sibling = experiment.params, _sibling(experiment, augment, seed)
     facts = {"c_v": _mean_variation(sibling)}
     own = own_cell(p)
     settings = dict.fromkeys(replace(own, s=s, alpha=alpha) for s in (0.0, own.s) for alpha in axes(p)["alpha"])

@@ -1,5 +1,6 @@
 """The grid of pseudo-masks, against a loop over the same images and by hand."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from test_sweeps import FakeExperiment, miou_by_loop
 
 from pmm.method.crf import CRFSettings
-from pmm.method.pseudo_mask import ppmg, ppmg_steps
+from pmm.method.pseudo_mask import crf_pseudo_mask, ppmg, ppmg_steps, threshold_pseudo_mask
 from pmm.run.folder import RunFolder
 from pmm.run.params import Params
 from pmm.studies import findings, masks
@@ -163,3 +164,24 @@ def test_sentences_follow_the_numbers():
     assert "+15.0 points against none; of the strengths tried the factor 1" in findings.crf_sentence(grid)
     said = findings.background_sentence([1.0, 2.0], [0.8, 0.7], grid)
     assert "80% and then 70%" in said and "40% at alpha = 1 and 60% at 2" in said
+
+
+@pytest.mark.parametrize("method", ["threshold", "crf", "ppmg_s0", "ppmg"])
+def test_one_image_in_four_chooses_and_the_others_judge(experiment, method):
+    found = masks.chosen_and_judged(experiment, method)
+    setting = {name: found[name] for name in ("threshold", "s", "alpha")}
+    given = {name: value for name, value in setting.items() if value is not None}
+    assert given in masks.methods(experiment.params)[method]
+    if method == "threshold":
+        make = partial(threshold_pseudo_mask_of, **given)
+    elif method == "crf":
+        make = partial(crf_pseudo_mask, **given, crf=experiment.crf_settings(joint=True))
+    else:
+        make = partial(ppmg, **given, t=0.05, crf=experiment.crf_settings())
+    for ids, score in ((experiment.judge_ids[:1], "chosen_miou"), (experiment.judge_ids[1:], "miou")):
+        part = SimpleNamespace(data=experiment.data, cam=experiment.cam, train_ids=ids)
+        assert found[score] == pytest.approx(miou_by_loop(part, make), abs=1e-4)
+
+
+def threshold_pseudo_mask_of(image, cam, ids, threshold):
+    return threshold_pseudo_mask(cam, ids, threshold)

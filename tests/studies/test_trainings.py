@@ -204,3 +204,11 @@ def test_in_hindsight_each_side_takes_its_own_alpha():
     ]
     said = findings.hindsight_sentence(Record({}, cells))
     assert said.endswith("smoothing brings: weak +0.5 points, ahead in 1 of 2 seeds.")  # +2 and -1 points
+
+
+def test_ways_are_compared_seed_by_seed():
+    scores = {"threshold": 0.5, "crf": 0.6, "ppmg_s0": 0.61, "ppmg": 0.65}
+    cells = [{"method": m, "seed": seed, "miou": v + 0.01 * seed} for m, v in scores.items() for seed in range(3)]
+    said = findings.methods_sentence(Record({}, cells))
+    assert "its threshold reaches 51.0%" in said and "the joint CRF +10.0 points on it (ahead in 3 of 3 seeds)" in said
+    assert said.endswith("PPMG with CVS against the joint CRF +5.0 points (ahead in 3 of 3: gains).")
