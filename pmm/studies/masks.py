@@ -124,7 +124,7 @@ def sweep(
     Args:
         experiment: the run.
         method: one of `SWEEPS`.
-        values: defaults to those of `SWEEPS`.
+        values: defaults to those of `SWEEPS`, for alpha also those of the run.
         count: number of images.
         s: smoothing strength of PPMG; defaults to the run's.
 
@@ -137,8 +137,10 @@ def sweep(
     if method not in SWEEPS:
         raise InputError(f"method = {method}: choose one of {', '.join(SWEEPS)}")
     title, parameter, usual = SWEEPS[method]
-    own = own_cell(experiment.params)
-    own = own if s is None else replace(own, s=s)
+    p = experiment.params
+    own = own_cell(p) if s is None else replace(own_cell(p), s=s)
+    if parameter == "alpha":
+        usual = sorted({*usual, *axes(p)["alpha"], p.alpha_crf})
     title, values = title.format(s=own.s), [float(value) for value in (usual if values is None else values)]
     if method == "threshold":
         masks = partial(_threshold_masks, values)
