@@ -76,6 +76,8 @@ class OnnxNetwork(nn.Module):
         Exception: whatever the converter raises.
     """
 
+    memory_format = torch.contiguous_format
+
     def __init__(self, model: nn.Module):
         super().__init__()
         import onnxruntime
