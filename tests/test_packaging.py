@@ -26,7 +26,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 OPTIONAL = PROJECT["optional-dependencies"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-OPTIONAL_IMPORTS = {"pycocotools", "pydensecrf"}  # imported where needed, with a message of its own
+OPTIONAL_IMPORTS = {"onnxruntime", "pycocotools", "pydensecrf"}  # imported where needed, with a message of its own
 
 
 def normal(name):

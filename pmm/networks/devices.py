@@ -39,9 +39,14 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
 
 def prepare_images(images: Tensor, mean: list[float], std: list[float], device: torch.device) -> Tensor:
     """Turn images (N,3,H,W) uint8 into normalised float32 on the device, channels last."""
-    images = images.to(device, non_blocking=True).float().contiguous(memory_format=torch.channels_last)
+    return normalized(images, mean, std, device).contiguous(memory_format=torch.channels_last)
+
+
+def normalized(images: Tensor, mean: list[float], std: list[float], device: torch.device) -> Tensor:
+    """Turn images (N,3,H,W) uint8 into normalised float32 on the device; plane by plane is quickest on a processor."""
     shift = torch.tensor(mean, device=device).mul_(255)[:, None, None]
-    return images.sub_(shift).div_(torch.tensor(std, device=device).mul_(255)[:, None, None])
+    images = images.to(device, non_blocking=True).float().sub_(shift)
+    return images.div_(torch.tensor(std, device=device).mul_(255)[:, None, None])
 
 
 def keep_freed_memory() -> None:

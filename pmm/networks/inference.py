@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pmm.method import IGNORE_INDEX
 from pmm.method.cam import normalize_cam
 from pmm.method.losses import PIXEL_LOSSES
-from pmm.networks.devices import Statistics, autocast, prepare_images
+from pmm.networks.devices import Statistics, autocast, normalized, prepare_images
 from pmm.networks.models import CamClassifier
 from pmm.networks.training import with_background_margin
 from pmm.threads import available_threads, one_thread_each
@@ -143,7 +143,7 @@ def _summed_maps(
     totals = [torch.zeros(len(ids), *size, device=device) for ids in class_ids]
     with autocast(device):
         for at_scale in zip(*pictures, strict=True):
-            maps = model.maps(mirrored_batch(torch.cat(at_scale), flip, statistics, device))
+            maps = model.maps(in_layout(model, mirrored_batch(torch.cat(at_scale), flip, statistics, device)))
             for i, (total, wanted) in enumerate(zip(totals, channels, strict=True)):
                 if len(wanted):
                     own = unflip(maps[i :: len(totals)][:, wanted].float(), flip).clamp(min=0)
@@ -164,7 +164,13 @@ def scaled_batch(picture: Tensor, scale: float, flip: bool, statistics: Statisti
 
 def mirrored_batch(pictures: Tensor, flip: bool, statistics: Statistics, device: torch.device) -> Tensor:
     """Add the mirror images of (N,3,h,w) behind them: (N or 2N,3,h,w) float32, normalised, on the device."""
-    return prepare_images(torch.cat([pictures, pictures.flip(-1)]) if flip else pictures, *statistics, device)
+    images = normalized(pictures, *statistics, device)
+    return torch.cat([images, images.flip(-1)]) if flip else images
+
+
+def in_layout(model: nn.Module, images: Tensor) -> Tensor:
+    """Return images in the memory order that a network likes best: channels last, unless it says another."""
+    return images.contiguous(memory_format=getattr(model, "memory_format", torch.channels_last))
 
 
 def unflip(maps: Tensor, flip: bool) -> Tensor:
@@ -185,8 +191,8 @@ def padded_logits(model: nn.Module, images: Tensor) -> Tensor:
     height, width = images.shape[2:]
     pad = (-width % DIVISOR, -height % DIVISOR)
     mode = "reflect" if pad[0] < width and pad[1] < height else "replicate"
-    padded = F.pad(images, (0, pad[0], 0, pad[1]), mode=mode).contiguous(memory_format=torch.channels_last)
-    return model(padded)[:, :, :height, :width].float()
+    padded = F.pad(images, (0, pad[0], 0, pad[1]), mode=mode)
+    return model(in_layout(model, padded))[:, :, :height, :width].float()
 
 
 @torch.inference_mode()

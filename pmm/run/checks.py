@@ -43,10 +43,12 @@ def all_checks(params: Params) -> Iterator[tuple[str, Check]]:
 
 
 def check_device(params: Params) -> str:
-    """Check that the device is there."""
+    """Check that the device and the engine of the inference are there."""
     from pmm.networks.devices import choose_device
+    from pmm.networks.engine import choose_engine
 
-    return str(choose_device(params.device))
+    device = choose_device(params.device)
+    return f"{device}, inference by {choose_engine(params.inference, device)}"
 
 
 def check_crf(params: Params) -> str:

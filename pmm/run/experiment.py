@@ -29,6 +29,7 @@ from pmm.method.crf import SEGMENTATION_CRF, CRFSettings, DenseCRF
 from pmm.method.losses import PretendedUnderfittingLoss
 from pmm.method.pseudo_mask import cyclic_pseudo_mask
 from pmm.networks.devices import Statistics, choose_device, keep_freed_memory, place, seeded
+from pmm.networks.engine import accelerate, choose_engine
 from pmm.networks.inference import class_probabilities, multi_scale_cam, pixel_loss_map
 from pmm.networks.models import CamClassifier, create_segmenter, freeze, image_statistics, load_imagenet
 from pmm.networks.training import EARLY, LOG, WEIGHTS, SegmentationLoss, TrainingSettings, load_weights, read_log
@@ -59,6 +60,25 @@ class Experiment:
         self._folders: dict[str, Path] = {}
         self._listed: dict[str, list[str]] = {}
         self._kept: tuple[tuple[str, bool, str], nn.Module, Params] | None = None
+
+    @cached_property
+    def engine(self) -> str:
+        """What computes CAMs and predictions of many images, see `choose_engine`."""
+        return choose_engine(self.params.inference, self.device)
+
+    def _with_engine(self, name: str, settings: dict[str, Any], inputs: Iterable[Stage]) -> dict[str, Any]:
+        """Add the engine to a stage's settings, unless it is PyTorch; with `auto`, what was begun keeps its own.
+
+        So one stage never mixes two engines' files, and a run on which trainings build is not made anew because a
+        package came or went.
+        """
+        begun, marks = self.run.begun(name), [stage.fingerprint for stage in inputs]
+        before = begun.get("settings", {})
+        own = before.get("inference", "torch")
+        same = begun.get("inputs") == marks and before == settings | ({} if own == "torch" else {"inference": own})
+        if self.params.inference == "auto" and same and (begun["finished"] or own in ("torch", self.engine)):
+            return before
+        return settings if self.engine == "torch" else {**settings, "inference": self.engine}
 
     # --- the data
 
@@ -214,11 +234,12 @@ class Experiment:
 
     def cams(self) -> Stage:
         """Compute the multi-scale CAMs of all training images."""
-        p, n = self.params, len(self.train_ids)
-        settings = p.pick("cam_scales", "cam_flip", "cam_output_stride")
-        with self.run.stage("cams", settings, [self.classifier()]) as stage:
+        p, n, inputs = self.params, len(self.train_ids), [self.classifier()]
+        settings = self._with_engine("cams", p.pick("cam_scales", "cam_flip", "cam_output_stride"), inputs)
+        with self.run.stage("cams", settings, inputs) as stage:
             if not stage.reused:
-                where = (self.load_classifier(), self.data, self.train_ids, stage.folder)
+                model = accelerate(self.load_classifier(), settings.get("inference", "torch"))
+                where = (model, self.data, self.train_ids, stage.folder)
                 empty = compute.write_cams(*where, batch_size=p.cam_batch_size, **self._cam_options(p.cam_scales))
                 stage.facts |= {"images": n, "empty": empty}
                 if empty:
@@ -293,21 +314,29 @@ class Experiment:
         filtered = p.cyclic_filter if filtered is None else filtered
         settings = p.pick("cyclic_filter", "cyclic_crf", "cyclic_scales", "seg_flip", *["crf_*"] * p.cyclic_crf)
         settings["cyclic_filter"] = filtered
-        with self.run.stage(f"masks/{name or f'cyclic{round_}'}", settings, [trained]) as stage:
+        stage_name = f"masks/{name or f'cyclic{round_}'}"
+        settings = self._with_engine(stage_name, settings, [trained])
+        with self.run.stage(stage_name, settings, [trained]) as stage:
             if not stage.reused:
-                self._segmenter_of(teacher)  # loaded once, before the threads ask for it
-                predict = partial(self.cyclic_mask, teacher, filtered=filtered)
+                model = accelerate(self._segmenter_of(teacher)[0], settings.get("inference", "torch"))
+                predict = partial(self.cyclic_mask, teacher, filtered=filtered, model=model)
                 compute.write_predicted_masks(predict, self.train_ids, stage.folder, self.data.class_names)
                 stage.facts |= self._evaluate(stage)
         return stage
 
-    def cyclic_mask(self, teacher: str, image_id: str, filtered: bool | None = None) -> np.ndarray:
-        """Predict one training image's next pseudo-mask (H,W) uint8, filtered by its labels or not."""
+    def cyclic_mask(
+        self, teacher: str, image_id: str, filtered: bool | None = None, model: nn.Module | None = None
+    ) -> np.ndarray:
+        """Predict one training image's next pseudo-mask (H,W) uint8, filtered by its labels or not.
+
+        `model` is the teacher as an engine runs it; by default PyTorch does.
+        """
         p, image = self.params, self.data.image(image_id)
         labels = self.data.labels(image_id) if (p.cyclic_filter if filtered is None else filtered) else None
         crf = DenseCRF(image, self.crf_settings(joint=True)) if p.cyclic_crf else None
         options = {"scales": p.cyclic_scales, "flip": p.seg_flip, "statistics": self.statistics}
-        return cyclic_pseudo_mask(class_probabilities(self._segmenter_of(teacher)[0], image, **options), labels, crf)
+        model = model or self._segmenter_of(teacher)[0]
+        return cyclic_pseudo_mask(class_probabilities(model, image, **options), labels, crf)
 
     def pseudo_mask(self, masks: str, image_id: str) -> np.ndarray:
         """Read one training mask (H,W) uint8: of a method, `ground_truth`, `noisy`, or `cyclic<round>`."""
@@ -359,9 +388,9 @@ class Experiment:
         with self.run.stage(f"segmenter/{name}", settings, inputs) as stage:
             if not stage.reused:
                 model = self._train_segmenter(p, masks, stage.folder, name)
-                predict = partial(self._predict, model, p)
+                predict = partial(self._predict, accelerate(model, self.engine) if self.val_ids else model, p)
                 found = compute.evaluate_masks(self.data, self.val_ids, predict, "val")
-                stage.facts |= {"settings": settings, "val": found}
+                stage.facts |= {"settings": settings, "val": found, "inference": self.engine}
         return stage
 
     def _train_segmenter(self, p: Params, masks: str, folder: Path, name: str) -> nn.Module:

@@ -27,7 +27,7 @@ import pmm
 from pmm.files import read_json, without_nan, write_text
 
 STAGE_FILE = ".stage.json"
-RECORDED_PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "numba")
+RECORDED_PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "numba", "onnxruntime")
 
 
 def project_root() -> Path:
@@ -175,6 +175,10 @@ class RunFolder:
         manifest["environment"] = environment()
         manifest.setdefault("stages", {})[name] = dict(record)
         write_text(self.path / "manifest.json", json.dumps(manifest, indent=1))
+
+    def begun(self, name: str) -> dict[str, Any]:
+        """Return what is known of the stage in a folder, finished or not: settings, inputs, finished; else nothing."""
+        return read_json(self.path / name / STAGE_FILE)
 
     def recorded(self, name: str) -> Stage | None:
         """Return a finished stage by its folder's name, or None."""

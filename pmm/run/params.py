@@ -55,6 +55,9 @@ class Params(BaseModel):
     runs_dir: str = Field("runs", description="folder of all runs; relative to the project's root")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of scenes, weights, batches and augmentation")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU if there is one")
+    inference: Literal["auto", "torch", "onnxruntime"] = Field(
+        "auto", description="computes CAMs and predictions; auto: ONNX Runtime on a processor, if installed"
+    )
     workers: int = Field(0, ge=0, le=1024, description="processes for the CRF; 0 means one a core")
     loader_workers: int = Field(0, ge=0, le=256, description="processes that load training images")
 

@@ -21,6 +21,7 @@ from pmm.run.params import Params
 TINY = {
     "run_name": "tiny",
     "device": "cpu",
+    "inference": "torch",
     "workers": 1,
     "n_train": 4,
     "n_val": 2,
@@ -200,6 +201,38 @@ def test_other_weights_under_the_same_name_are_not_taken_for_the_old_ones(tmp_pa
     moved = tmp_path / "moved.pt"
     weights.rename(moved)
     assert Experiment(params(tmp_path, weights=str(moved))).classifier().reused
+
+
+def test_the_engine_is_part_of_the_cams_and_auto_keeps_what_was_begun(finished, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    shutil.copytree(finished[0].run.path, tmp_path / "tiny")
+    by = {name: Experiment(params(tmp_path, inference=name)) for name in ("auto", "onnxruntime", "torch")}
+    first = by["auto"].cams()
+    assert first.reused and "inference" not in first.settings  # PyTorch's, as those of runs before the parameter
+    masks = by["auto"].cyclic_masks(1, "pus")
+    assert masks.reused
+    fast = by["onnxruntime"].cams()
+    assert not fast.reused and fast.settings["inference"] == "onnxruntime" and fast.fingerprint != first.fingerprint
+    assert by["auto"].cams().reused  # the fast ones now
+    assert not by["onnxruntime"].cyclic_masks(1, "pus").reused
+    back = by["torch"].cams()
+    assert back.reused and back.fingerprint == first.fingerprint  # from `replaced`
+    for i in by["torch"].train_ids:
+        kept = next((tmp_path / "tiny" / "replaced").glob(f"cams_*/{i}.npz"))
+        np.testing.assert_allclose(compute.load_cams(kept)[1], by["torch"].cam(i)[1], atol=1e-3)  # float16
+
+
+def test_cams_that_torch_began_are_not_finished_by_another_engine(finished, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    shutil.copytree(finished[0].run.path, tmp_path / "tiny")
+    record = tmp_path / "tiny" / "cams" / ".stage.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"finished": False}))
+    one = Experiment(params(tmp_path, inference="auto"))
+    (one.run.path / "cams" / f"{one.train_ids[0]}.npz").unlink()
+    assert one.cams().settings == json.loads(record.read_text())["settings"]
+    assert "inference" not in one.cams().settings
 
 
 def test_a_run_of_other_data_is_left_alone(tmp_path):
