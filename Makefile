@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON_VERSIONS := 3.10 3.11 3.12 3.13
 
+# Idle threads of OpenMP sleep instead of spinning, in kernels that load torch before pmm, too.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo smoke test test-all bench lint lab explore clean
 

@@ -27,9 +27,14 @@ Examples:
     dtype('uint8')
 """
 
+import os
 from importlib import import_module
 
 __version__ = "0.1.0"
+
+# OpenMP, which torch computes with, reads this once, when it is loaded: its idle threads sleep instead of spinning.
+# Spinning costs several times a step's time where anything else runs; a user's own setting wins.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "cam": ("normalize_cam",),

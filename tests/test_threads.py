@@ -1,6 +1,8 @@
 """Threads: limits, order, errors, and what they leave behind."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -60,3 +62,12 @@ def test_images_run_alone_on_their_thread_and_torch_gets_its_cores_back():
     thread.start()
     thread.join()
     assert after == [before]
+
+
+@pytest.mark.parametrize(("own", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(own, found):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": own} if own else {}
+    code = "import os, sys, pmm; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    said = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert said.split() == [found, "False"]

@@ -18,7 +18,7 @@ import joblib
 import numpy as np
 from measure import exponent, interleave, ratios, spread
 from memory import memory
-from networks import cam_rate, training_rate
+from networks import cam_rate, engine_rate, training_rate
 from page import page
 from recipe import RecipeCRF, blobs, one_thread, our_mask, photograph, recipe_mask
 from slider import slider_to_picture
@@ -125,6 +125,7 @@ PARTS: dict[str, Callable[[bool], Any]] = {
     "g_growth": lambda quick: growth(1 if quick else 5),
     "h_where_time_goes": lambda quick: where_time_goes(2 if quick else 15),
     "i_slider_to_picture": lambda quick: slider_to_picture(3 if quick else 30),
+    "j_engine": engine_rate,
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,14 @@ from measure import interleave, ratios, spread
 from recipe import photograph
 from torch.nn.functional import interpolate
 
+from pmm.data.images import read_image, save_cams, write_jpeg
 from pmm.data.transforms import Augmentation, augment
 from pmm.method.cam import normalize_cam
 from pmm.method.losses import PretendedUnderfittingLoss
+from pmm.method.pseudo_mask import threshold_pseudo_mask
 from pmm.networks import inference as cam_inference
 from pmm.networks.devices import keep_freed_memory, place, prepare_images
+from pmm.networks.engine import accelerate
 from pmm.networks.inference import cams_in_batches, multi_scale_cam, scaled_batch
 from pmm.networks.models import (
     EMBEDDED_BACKBONE,
@@ -46,6 +51,42 @@ def cam_rate(quick: bool) -> dict[str, Any]:
     sizes = [(256, 192, BATCH if quick else 2 * BATCH), (500, 375, BATCH)]
     batches = [_batches_of_cams(*size, model, 1 if quick else 3) for size in sizes]
     return {**loop, "batches": batches, "bfloat16": _bfloat16_cam(model, quick)}
+
+
+def engine_rate(quick: bool) -> dict[str, Any]:
+    """(j) The whole chain of CAMs, from JPEG to .npz, at four scales with flips: PyTorch against ONNX Runtime."""
+    keep_freed_memory()
+    model = _classifier()
+    start = time.perf_counter()
+    fast = accelerate(model, "onnxruntime")
+    converted = round(time.perf_counter() - start, 1)
+    n = 4 if quick else 12
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{i}.jpg" for i in range(n)]
+        for i, file in enumerate(files):
+            write_jpeg(file, photograph(i, *[(400, 300), (300, 400), (400, 267), (400, 286)][i % 4]))
+
+        def chain(network: torch.nn.Module, file: Path) -> np.ndarray:
+            cam = multi_scale_cam(network, read_image(file), IDS, **_cam_options())
+            save_cams(file.with_suffix(".npz"), IDS, cam)
+            return cam
+
+        works = {
+            name: lambda network=network: list(map_images(partial(chain, network), files))
+            for name, network in {"torch": model, "onnxruntime": fast}.items()
+        }
+        seconds = interleave(works, 1 if quick else 5)
+        expected, found = (work() for work in works.values())
+    rates = {f"{name}, images/s": round(n / float(np.median(v)), 2) for name, v in seconds.items()}
+    pairs = list(zip(expected, found, strict=True))
+    masks = [[threshold_pseudo_mask(cam, IDS, 0.5) for cam in pair] for pair in pairs]
+    return {
+        **rates,
+        "ratio": ratios(seconds, "torch", "onnxruntime"),
+        "largest difference": max(float(np.abs(a - b).max()) for a, b in pairs),
+        "pixels that agree": float(np.mean([(a == b).mean() for a, b in masks])),
+        "seconds to convert": converted,
+    }
 
 
 def _classifier() -> CamClassifier:
