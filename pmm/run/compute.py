@@ -256,7 +256,11 @@ def evaluate_masks(
         miou, iou by class name, pixel_accuracy in [0,1] and images, the number of images evaluated; an empty dict
         where no image has ground truth.
     """
+    image_ids = list(image_ids)
     evaluated = [image_id for image_id in image_ids if data.has_mask(image_id)]
+    if len(evaluated) < len(image_ids):
+        left = len(image_ids) - len(evaluated)
+        print(f"{title}: {left} of {len(image_ids)} images have no ground truth and are not evaluated")
     score = SegmentationScore(data.class_names)
     pairs = map_images(lambda i: (data.mask(i), predict(i)), evaluated)
     for target, prediction in tqdm(pairs, desc=title, total=len(evaluated), unit="image"):

@@ -111,11 +111,12 @@ def test_a_cam_of_another_size_and_a_missing_cam_are_named(data, tmp_path):
         write(data)
 
 
-def test_scores_count_only_images_with_ground_truth(tmp_path):
+def test_scores_count_only_images_with_ground_truth(tmp_path, capsys):
     truth = np.array([[0, 0, 1, 1]], np.uint8)
     guess = {"a": np.array([[0, 1, 1, 1]], np.uint8), "b": np.array([[0, 0, 1, 255]], np.uint8)}
     data = Data(tmp_path, {"a": truth, "b": truth})
     facts = evaluate_masks(data, ["a", "x", "b"], guess.__getitem__, "score")
+    assert capsys.readouterr().out == "score: 1 of 3 images have no ground truth and are not evaluated\n"
     # background: 3 hits, 1 missed, none wrong; cat: 3 hits, 1 missed (no answer), 1 wrong
     assert facts["images"] == 2 and facts["iou"]["background"] == pytest.approx(3 / 4)
     assert facts["iou"]["cat"] == pytest.approx(3 / 5) and facts["miou"] == pytest.approx((3 / 4 + 3 / 5) / 2)
