@@ -182,19 +182,21 @@ def chosen_and_judged(experiment: Experiment, method: str) -> Cell:
     ids, options = evaluated_ids(experiment, None), methods(experiment.params)[method]
     if len(ids) < 4:
         raise InputError(f"judge_split: {len(ids)} images; one in four chooses, so give at least 4")
-    if method == "threshold":
-        make = partial(_threshold_masks, [option["threshold"] for option in options])
-    elif method == "crf":
-        make = partial(_joint_masks, [option["alpha"] for option in options], experiment.crf_settings(joint=True))
-    else:
-        own = own_cell(experiment.params)
-        make = partial(ppmg_masks, [replace(own, **option) for option in options], experiment.crf_settings())
     chooses, judges = ids[::4], [i for place, i in enumerate(ids) if place % 4]
-    first = confusions(experiment, make, chooses, f"{method}: choose")
-    best = int(np.nanargmax([mean_iou(one) for one in first]))
-    score = mean_iou(confusions(experiment, make, judges, f"{method}: judge")[best])
+    tried = confusions(experiment, _maker(experiment, method, options), chooses, f"{method}: choose")
+    best = int(np.nanargmax([mean_iou(one) for one in tried]))
+    (judged,) = confusions(experiment, _maker(experiment, method, [options[best]]), judges, f"{method}: judge")
     setting = {name: options[best].get(name) for name in ("threshold", "s", "alpha")}
-    return {**setting, "chosen_miou": round(mean_iou(first[best]), 4), "miou": round(score, 4)}
+    return {**setting, "chosen_miou": round(mean_iou(tried[best]), 4), "miou": round(mean_iou(judged), 4)}
+
+
+def _maker(experiment: Experiment, method: str, options: Sequence[dict[str, float]]) -> MaskMaker:
+    if method == "threshold":
+        return partial(_threshold_masks, [option["threshold"] for option in options])
+    if method == "crf":
+        return partial(_joint_masks, [option["alpha"] for option in options], experiment.crf_settings(joint=True))
+    own = own_cell(experiment.params)
+    return partial(ppmg_masks, [replace(own, **option) for option in options], experiment.crf_settings())
 
 
 def best_in_hindsight(sweep: dict[str, Any]) -> tuple[float, float]:
