@@ -40,7 +40,7 @@ def choose_engine(asked: str, device: torch.device) -> str:
     hint = f"pip install {' '.join(missing)}"
     if asked == "onnxruntime":
         raise MissingDependency(f"inference = onnxruntime: {' and '.join(missing)} not installed; {hint}")
-    print(f"inference: by PyTorch; ONNX Runtime takes about half the time on a processor: {hint}", flush=True)
+    print(f"inference: by PyTorch; ONNX Runtime takes less time on a processor: {hint}", flush=True)
     return "torch"
 
 
