@@ -1,4 +1,4 @@
-"""Inference on a processor by ONNX Runtime, 1.7 to 2 times as fast as by PyTorch, which trains and is the reference.
+"""Inference on a processor by ONNX Runtime, 1.7 times as fast as by PyTorch, which trains and is the reference.
 
 Both compute in float32 and differ in the sixth digit, so what is made with one is never mixed with the other's:
 `pmm.run.experiment` writes the engine's name into the settings of the stages that it makes.
@@ -112,6 +112,7 @@ class _Pass(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """Map images (N,3,H,W) float32 to class maps or logits."""
         return self.model.maps(images) if hasattr(self.model, "maps") else self.model(images)
 
 

@@ -197,6 +197,11 @@ class Experiment:
         """Stand for the content of the local ImageNet weights in a fingerprint; nothing where there are none."""
         return [file_mark(Path(located(self.params.weights)))] if self.params.weights else []
 
+    @property
+    def inputs_mark(self) -> str:
+        """Stand for what decides a run's results beside its parameters: labels, images, ground truth, local weights."""
+        return fingerprint({"splits": self._splits, "truth": self.truth_marks, "weights": self._weight_marks})
+
     # --- the classifier and its CAMs
 
     def classifier(self) -> Stage:

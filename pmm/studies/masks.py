@@ -142,12 +142,8 @@ def sweep(
     if parameter == "alpha":
         usual = sorted({*usual, *axes(p)["alpha"], p.alpha_crf})
     title, values = title.format(s=own.s), [float(value) for value in (usual if values is None else values)]
-    if method == "threshold":
-        masks = partial(_threshold_masks, values)
-    elif method == "crf":
-        masks = partial(_joint_masks, values, experiment.crf_settings(joint=True))
-    else:
-        masks = partial(ppmg_masks, [replace(own, alpha=alpha) for alpha in values], experiment.crf_settings())
+    fixed = {"s": own.s} if method == "ppmg" else {}
+    masks = _maker(experiment, method, [{**fixed, parameter: value} for value in values])
     ids = evaluated_ids(experiment, count)
     total = confusions(experiment, masks, ids, f"{title}: {parameter}")
     split = experiment.params.split_name("judge")

@@ -62,7 +62,7 @@ PLACES = (
     *("run_name", "runs_dir", "data_dir", "device", "workers", "loader_workers", "cam_batch_size"),
     *("ablation_seeds", "ablation_scenes", "ablation_train"),
 )
-AXES = ("ablation_s", "ablation_alpha", "ablation_t", "ablation_crf")
+GRID_AXES = ("ablation_s", "ablation_alpha", "ablation_t", "ablation_crf")
 SCORES = ("miou", "masks_miou", "model_miou", "chosen_miou")
 SHOWN_AS_THEY_ARE = (*SCORES, "val_map", "background", "mean", "spread", "seeds")  # all else is spelled out
 
@@ -93,7 +93,8 @@ def manifest(
     data = {"dataset": experiment.data.name, "split": p.split_name(split), "images": images}
     trained = {"training_images": len(experiment.train_ids), "seeds": list(seeds), "method": method, "crf": crf}
     params = {**p.model_dump(), "data_dir": Path(p.data_dir).name}  # where it lies is nobody else's business
-    return {"study": study} | data | trained | {"params": params, "environment": environment()}
+    made = {"inputs": experiment.inputs_mark, "params": params, "environment": environment()}
+    return {"study": study} | data | trained | made
 
 
 def gather(
@@ -106,9 +107,9 @@ def gather(
     Args:
         made: the manifest.
         units: the values that tell some cells from all others, and what measures these cells. It is not called where
-            `path`, or a file in `results/` whose name ends like it, holds them already under the same manifest: a
-            study may be begun on one machine and finished on another.
-        path: the JSON file that is written anew after every unit, if any.
+            `path` holds them already, measured on the same data with the same parameters.
+        path: the JSON file that is written anew after every unit, if any. A study goes on on another machine where
+            its file is laid there, such as one of `results/`; how many cells are taken from it is printed.
     """
     record, known = Record(dict(made), []), _finished(made, path)
     for setting, measure in units:
@@ -119,19 +120,20 @@ def gather(
 
 
 def _finished(made: Mapping[str, Any], path: str | Path | None) -> list[Cell]:
-    """Cells of the same study on the same data with the same parameters, wherever and by how many parts it ran."""
-    if path is None:
+    """Cells that the file holds of the same study on the same data with the same parameters."""
+    record = load_record(path) if path is not None else None
+    if record is None or _decisive(record.manifest) != _decisive(made):
         return []
-    files = [Path(path), *sorted((project_root() / "results").glob(f"*{Path(path).name}"))]
-    records = [record for record in map(load_record, files) if record]
-    return [cell for record in records if _decisive(record.manifest) == _decisive(made) for cell in record.cells]
+    print(f"{Path(path).name}: holds {len(record.cells)} finished cells; those asked for are not measured again")
+    return record.cells
 
 
 def _decisive(made: Mapping[str, Any]) -> dict[str, Any]:
     """What of a manifest decides the scores: not where it ran, nor which other cells were asked for."""
-    other = PLACES if made["study"] in ("augment", "methods") else (*PLACES, *AXES)
+    other = PLACES if made["study"] in ("augment", "methods") else (*PLACES, *GRID_AXES)
     params = {name: value for name, value in made["params"].items() if name not in other}
-    what = {name: made.get(name) for name in ("study", "dataset", "split", "images", "training_images", "crf")}
+    known = ("study", "dataset", "split", "images", "training_images", "crf", "inputs")
+    what = {name: made.get(name) for name in known}
     return what | {"params": params, "version": made.get("environment", {}).get("pmm")}
 
 

@@ -12,7 +12,9 @@ from pmm.studies.records import Difference, Record, compare, load_record, select
 
 CELL = {"filtered": True, "seed": 0, "round": 1, "masks_miou": 0.5, "model_miou": None}
 SCORES = {"masks_miou": 0.5, "model_miou": None}
-EXPERIMENT = SimpleNamespace(params=Params(), data=SimpleNamespace(name="scenes"), train_ids=["a", "b"])
+EXPERIMENT = SimpleNamespace(
+    params=Params(), data=SimpleNamespace(name="scenes"), train_ids=["a", "b"], inputs_mark="photographs"
+)
 JUDGED = SimpleNamespace(**{**vars(EXPERIMENT), "params": Params(train_split="train_aug", judge_split="exact")})
 MADE = records.manifest(EXPERIMENT, "cyclic", "val", 3, [0], "models", crf=False)
 
@@ -59,21 +61,24 @@ def test_cells_land_in_the_file_one_by_one(tmp_path):
     assert records.gather(MADE, units(), path) == load_record(path)
 
 
-def test_a_study_begun_elsewhere_goes_on_from_its_file_in_results(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "project_root", lambda: tmp_path)
-    measured, told = [], {"filtered": True, "seed": 0}
+def test_a_study_begun_elsewhere_goes_on_where_its_file_is_laid(tmp_path, capsys):
+    path, measured, told = tmp_path / "rounds.json", [], {"filtered": True, "seed": 0}
 
     def units(*rounds):
         for number in rounds:
             yield {**told, "round": number}, lambda number=number: [measured.append(number) or SCORES]
 
     elsewhere = {**MADE, "params": {**MADE["params"], "data_dir": "VOC2012", "run_name": "a", "ablation_seeds": [0]}}
-    records.gather(elsewhere, units(0, 1), tmp_path / "results" / "animals_rounds.json")
-    found = records.gather(MADE, units(0, 1, 2), tmp_path / "run" / "rounds.json")
+    records.gather(elsewhere, units(0, 1), path)
+    assert not capsys.readouterr().out
+    found = records.gather(MADE, units(0, 1, 2), path)
     assert measured == [0, 1, 2] and [cell["round"] for cell in found.cells] == [0, 1, 2]
-    for other in ({"images": 4}, {"params": {**MADE["params"], "seg_epochs": 9}}, {"environment": {"pmm": "0"}}):
-        records.gather({**MADE, **other}, units(0), tmp_path / "run" / "rounds.json")
-    assert measured == [0, 1, 2, 0, 0, 0]
+    assert capsys.readouterr().out.startswith("rounds.json: holds 2 finished cells")
+    other_params, other_version = {**MADE["params"], "seg_epochs": 9}, {"pmm": "0"}
+    for other in ({"images": 4}, {"inputs": "x"}, {"params": other_params}, {"environment": other_version}):
+        write_record(found, path)
+        records.gather({**MADE, **other}, units(0), path)
+    assert measured == [0, 1, 2, 0, 0, 0, 0]
 
 
 def test_the_manifest_does_not_say_where_the_data_lie():

@@ -22,6 +22,7 @@ class FakeExperiment:
     def __init__(self, masked=True, workers=1):
         self.params = Params(workers=workers)
         self.train_ids = [f"scene{n}" for n in range(4)]
+        self.inputs_mark = "squares"
         self.judge_ids = self.train_ids if masked else []
         self.data = SimpleNamespace(
             name="squares",

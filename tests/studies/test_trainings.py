@@ -22,6 +22,7 @@ class Losses:
         self.params = Params(ablation_seeds=list(seeds))
         self.data = SimpleNamespace(name="fake", has_mask=lambda _: masked)
         self.train_ids = self.val_ids = ["a"]
+        self.inputs_mark = "fake"
         self.calls = []
 
     def segmenter(self, name, masks, **changes):
