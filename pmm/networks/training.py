@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from pmm.errors import InputError
 from pmm.files import whole_file, write_text
+from pmm.method import IGNORE_INDEX
 from pmm.method.losses import PretendedUnderfittingLoss
 from pmm.networks.devices import Statistics, autocast, prepare_images, seeded
 from pmm.networks.models import keep_statistics, read_weights
@@ -283,6 +285,37 @@ def load_ahead(
         while (batch := coming.result()) is not None:
             coming = thread.submit(next, loaded, None)
             yield batch
+
+
+SHOWN = 0.02  # share of a crop that a class must cover to be called present
+
+
+def crop_labels(masks: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Read from rough masks which classes the crops of images show.
+
+    Args:
+        masks: (N,h,w) uint8 labels, 255 where no image is.
+        n_classes: background included.
+
+    Returns:
+        Targets (N,C) in {0,1}, 1 for a class with at least `SHOWN` of the crop's pixels, and weights (N,C) in {0,1},
+        0 for one with fewer, but some: whether it is there is not said.
+    """
+    valid = (masks != IGNORE_INDEX).sum((1, 2)).clamp(min=1)
+    share = torch.stack([(masks == k).sum((1, 2)) / valid for k in range(1, n_classes)], dim=1)
+    return (share >= SHOWN).float(), ((share == 0) | (share >= SHOWN)).float()
+
+
+def classifier_loss(
+    model: nn.Module, images: Tensor, targets: Tensor, progress: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the multi-label loss of a batch; targets are labels (N,C), or rough masks (N,h,w): see `crop_labels`."""
+    scores = model(images).float()
+    if targets.ndim == 2:
+        return F.multilabel_soft_margin_loss(scores, targets), {}
+    targets, weights = crop_labels(targets, scores.shape[1] + 1)
+    losses = F.binary_cross_entropy_with_logits(scores, targets, weights, reduction="sum")
+    return losses / weights.sum().clamp(min=1), {}
 
 
 def with_background_margin(logits: Tensor, margin: float) -> Tensor:

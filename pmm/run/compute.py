@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -29,7 +28,7 @@ from pmm.method.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
 from pmm.networks.devices import Statistics, prepare_images
 from pmm.networks.inference import cam_batch_size, cams_in_batches, equal_sizes, multi_scale_cam
 from pmm.networks.models import CamClassifier
-from pmm.networks.training import SegmentationLoss, TrainingImages, TrainingSettings, fit
+from pmm.networks.training import SegmentationLoss, TrainingImages, TrainingSettings, classifier_loss, fit
 from pmm.threads import map_images
 
 METHODS = ("threshold", "crf", "ppmg_s0", "ppmg")
@@ -52,23 +51,24 @@ def train_classifier(
     augmentation: Augmentation,
     folder: Path,
     statistics: Statistics,
+    rough_mask: Callable[[str], np.ndarray] | None = None,
 ) -> None:
-    """Train the multi-label classifier in place from image-level labels, as `fit` says; weights go into `folder`."""
+    """Train the multi-label classifier in place, as `fit` says; weights go into `folder`.
 
-    def load(index: int) -> tuple[np.ndarray, None, Tensor]:
-        """Read an image and its labels."""
+    It learns from image-level labels: a crop has the labels of its image, or, where `rough_mask` gives a mask (H,W)
+    uint8 of an image, those of the classes that the mask shows in the crop.
+    """
+
+    def load(index: int) -> tuple[np.ndarray, np.ndarray | None, Tensor | None]:
+        """Read an image and its labels, or its rough mask."""
         image_id = image_ids[index]
+        if rough_mask:
+            return data.image(image_id), rough_mask(image_id), None
         return data.image(image_id), None, _multi_hot(data.labels(image_id), len(data.class_names))
 
     images = TrainingImages(load, len(image_ids), partial(augment, settings=augmentation), settings.seed)
     parts = {"backbone": model.backbone, "head": [model.head]}
-    fit(model, images, _classifier_loss, settings, folder, **parts, statistics=statistics, title="classifier")
-
-
-def _classifier_loss(
-    model: nn.Module, images: Tensor, targets: Tensor, progress: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    return F.multilabel_soft_margin_loss(model(images).float(), targets), {}
+    fit(model, images, classifier_loss, settings, folder, **parts, statistics=statistics, title=folder.name)
 
 
 def _multi_hot(class_ids: Sequence[int], n_classes: int) -> Tensor:

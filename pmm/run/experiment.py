@@ -9,7 +9,7 @@ Here stands what depends on what; `pmm.run.compute` computes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from pmm.data.transforms import Augmentation
 from pmm.errors import InputError
 from pmm.method.crf import SEGMENTATION_CRF, CRFSettings, DenseCRF
 from pmm.method.losses import PretendedUnderfittingLoss
-from pmm.method.pseudo_mask import cyclic_pseudo_mask
+from pmm.method.pseudo_mask import crf_pseudo_mask, cyclic_pseudo_mask
 from pmm.networks.devices import Statistics, choose_device, keep_freed_memory, place, seeded
 from pmm.networks.engine import accelerate, choose_engine
 from pmm.networks.inference import class_probabilities, multi_scale_cam, pixel_loss_map
@@ -205,19 +205,63 @@ class Experiment:
     # --- the classifier and its CAMs
 
     def classifier(self) -> Stage:
-        """Train the multi-label classifier from image-level labels."""
+        """Train the multi-label classifier whose maps are the CAMs, from image-level labels alone."""
+        return self.multi_crop_classifier() if self.params.multicrop_epochs else self.first_classifier()
+
+    def first_classifier(self) -> Stage:
+        """Train a classifier on crops that have the labels of their images."""
         p = self.params
         inputs = [self.dataset_stage, self._splits, *self._weight_marks]
         with self.run.stage("classifier", p.pick("seed", "backbone", "cls_*"), inputs) as stage:
             if not stage.reused:
-                model = self.new_classifier(pretrained=True)
                 augmentation = Augmentation(tuple(p.cls_crop), **compute.AUGMENTATIONS[p.cls_augment])
-                settings = training_settings(p, "cls")
-                where = (stage.folder, self.statistics)
-                compute.train_classifier(model, self.data, self.train_ids, settings, augmentation, *where)
-                found = compute.average_precision(model, self.data, self.val_ids, self.statistics)
-                stage.facts |= {"images": len(self.train_ids), **found}
+                model = self.new_classifier(pretrained=True)
+                self._train_classifier(stage, model, training_settings(p, "cls"), augmentation)
         return stage
+
+    def multi_crop_classifier(self) -> Stage:
+        """Train the first classifier on, now on crops that have the labels of what its rough masks show in them."""
+        p, first, rough = self.params, self.first_classifier(), self.rough_masks()
+        names = ("multicrop_epochs", "multicrop_scale", "cls_augment", "seed")
+        with self.run.stage("classifier_multicrop", p.pick(*names), [first, rough]) as stage:
+            if not stage.reused:
+                model = self._load_classifier(first, p.cls_output_stride)
+                own = compute.AUGMENTATIONS[p.cls_augment] | {"scale": tuple(p.multicrop_scale), "erase": 0.0}
+                settings = replace(training_settings(p, "cls"), epochs=p.multicrop_epochs)
+                read = partial(compute.read_pseudo_mask, rough.folder, n_classes=self.n_classes)
+                self._train_classifier(stage, model, settings, Augmentation(tuple(p.cls_crop), **own), read)
+        return stage
+
+    def rough_masks(self) -> Stage:
+        """Make the masks that label crops, of all training images: joint CRF on the first classifier's CAMs."""
+        p, first = self.params, self.first_classifier()
+        settings = p.pick("multicrop_alpha", "multicrop_cam_scales", "cam_flip", "cam_output_stride", "crf_*")
+        settings = self._with_engine("masks/rough", settings, [first])
+        with self.run.stage("masks/rough", settings, [first, *self.truth_marks]) as stage:
+            if not stage.reused:
+                model = self._load_classifier(first, p.cam_output_stride)
+                make = partial(self._rough_mask, accelerate(model, settings.get("inference", "torch")))
+                compute.write_predicted_masks(make, self.train_ids, stage.folder, self.data.class_names)
+                stage.facts |= self._evaluate(stage)
+        return stage
+
+    def _rough_mask(self, model: CamClassifier, image_id: str) -> np.ndarray:
+        p, image, class_ids = self.params, self.data.image(image_id), self.data.labels(image_id)
+        cam = multi_scale_cam(model, image, class_ids, **self._cam_options(p.multicrop_cam_scales))
+        return crf_pseudo_mask(image, cam, class_ids, alpha=p.multicrop_alpha, crf=self.crf_settings(joint=True))
+
+    def _train_classifier(
+        self,
+        stage: Stage,
+        model: CamClassifier,
+        settings: TrainingSettings,
+        augmentation: Augmentation,
+        rough_mask: Callable[[str], np.ndarray] | None = None,
+    ) -> None:
+        where = (stage.folder, self.statistics)
+        compute.train_classifier(model, self.data, self.train_ids, settings, augmentation, *where, rough_mask)
+        found = compute.average_precision(model, self.data, self.val_ids, self.statistics)
+        stage.facts |= {"images": len(self.train_ids), **found}
 
     def new_classifier(self, pretrained: bool, output_stride: int = 0) -> CamClassifier:
         """Build the classifier on the run's device, with ImageNet's weights or with none.
@@ -234,8 +278,10 @@ class Experiment:
 
     def load_classifier(self) -> CamClassifier:
         """Return the trained classifier in evaluation mode, with the output stride of the CAMs."""
-        model = self.new_classifier(pretrained=False, output_stride=self.params.cam_output_stride)
-        return load_weights(model, self.classifier().folder / WEIGHTS)
+        return self._load_classifier(self.classifier(), self.params.cam_output_stride)
+
+    def _load_classifier(self, stage: Stage, output_stride: int) -> CamClassifier:
+        return load_weights(self.new_classifier(False, output_stride), stage.folder / WEIGHTS)
 
     def cams(self) -> Stage:
         """Compute the multi-scale CAMs of all training images."""

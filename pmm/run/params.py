@@ -23,6 +23,7 @@ GROUPS = {
     "dataset": "the data",
     "backbone": "the networks",
     "cls_epochs": "the classifier",
+    "multicrop_epochs": "multi-crop training: crops are labelled by rough masks",
     "cam_scales": "the class activation maps",
     "variant": "the pseudo-masks",
     "seg_architecture": "the segmentation model",
@@ -89,6 +90,11 @@ class Params(BaseModel):
     cls_frozen_stages: int = Field(2, ge=0, le=7, description="first backbone stages that are not trained")
     cls_augment: Literal["weak", "strong"] = Field("strong", description="weak: crop and flip; strong: all")
 
+    multicrop_epochs: int = Field(0, ge=0, le=1000, description="more classifier epochs, on such crops; 0: none")
+    multicrop_scale: list[Scale] = Field([0.6, 2.5], min_length=2, max_length=2, description="scale jitter, from-to")
+    multicrop_alpha: float = Field(24.0, gt=0, le=1000, description="background exponent of the rough masks, eq. 2")
+    multicrop_cam_scales: list[Scale] = Field([0.5, 1.0], min_length=1, description="image scales of their CAMs")
+
     cam_scales: list[Scale] = Field([0.5, 1.0, 1.5, 2.0], min_length=1, description="image scales, summed")
     cam_output_stride: Literal[0, 8, 16, 32] = Field(0, description="pixels a step of the map; 0: as in training")
     cam_flip: bool = Field(True, description="add the mirrored image's maps")
@@ -154,8 +160,9 @@ class Params(BaseModel):
 
     @model_validator(mode="after")
     def _fit_each_other(self) -> Params:
-        if self.seg_scale[0] > self.seg_scale[1]:
-            raise ValueError(f"seg_scale = {self.seg_scale}: give the smaller factor first")
+        for name, (low, high) in self.pick("seg_scale", "multicrop_scale").items():
+            if low > high:
+                raise ValueError(f"{name} = [{low}, {high}]: give the smaller factor first")
         if self.dataset != "scenes" and not self.data_dir:
             raise ValueError(f"data_dir is empty: name the folder of the {self.dataset} data set")
         if self.pus == "pow" and self.kappa > 1:

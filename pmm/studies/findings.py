@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from pmm.studies.masks import class_table, own_of, pick, table
-from pmm.studies.records import EVEN, Record, compare, select, summarise
+from pmm.studies.records import EVEN, Cell, Record, compare, select, summarise
 from pmm.studies.trainings import augment_gains, loss_gains
 
 
@@ -32,17 +32,36 @@ def smoothing_sentence(record: Record) -> str:
 
 
 def methods_sentence(record: Record) -> str:
-    """Say what each step brings, from threshold to joint CRF to PPMG to PPMG with smoothing, seed by seed."""
+    """Say what each step brings, from threshold to joint CRF to PPMG to PPMG with smoothing, seed by seed.
+
+    First with the run's CRFs, then with one Gaussian weight for all, since the released code's differ: 3 for the joint
+    CRF, 10 in PPMG.
+    """
     steps = {"threshold": "", "crf": "the joint CRF", "ppmg_s0": "PPMG without CVS", "ppmg": "PPMG with CVS"}
-    best = summarise(select(record.cells, method="threshold"), "method")[0]
+    params = record.manifest["params"]
+    weights = {"threshold": None, "crf": params["crf_joint_gauss_compat"]}
+
+    def cells(method: str, weight: float | None = None) -> list[Cell]:
+        """Select a method's cells, with the run's CRF unless told."""
+        own = weights.get(method, params["crf_gauss_compat"])
+        return select(record.cells, method=method, gauss_compat=own if weight is None else weight)
+
+    def gain(method: str, before: str, weight: float | None = None) -> str:
+        """Say what a method gains over another."""
+        found = compare(cells(method, weight), cells(before, weight))
+        return f"{_points(found.mean)} (ahead in {found.ahead} of {found.seeds} seeds: {found.verdict})"
+
+    best = summarise(cells("threshold"), "method")[0]
     parts = [f"the CAM at its threshold reaches {best['mean']:.1%}"]
-    for (before, _), (method, name) in itertools.pairwise(steps.items()):
-        gain = compare(select(record.cells, method=method), select(record.cells, method=before))
-        parts.append(f"{name} {_points(gain.mean)} on it (ahead in {gain.ahead} of {gain.seeds} seeds)")
-    whole = compare(select(record.cells, method="ppmg"), select(record.cells, method="crf"))
-    seeds = f"ahead in {whole.ahead} of {whole.seeds}: {whole.verdict}"
-    parts.append(f"PPMG with CVS against the joint CRF {_points(whole.mean)} ({seeds})")
-    return f"Each with the setting that other images chose: {'; '.join(parts)}."
+    parts += [
+        f"{name} {gain(method, before)} on it" for (before, _), (method, name) in itertools.pairwise(steps.items())
+    ]
+    parts.append(f"PPMG with CVS against the joint CRF {gain('ppmg', 'crf')}")
+    said = f"Each with the setting that other images chose: {'; '.join(parts)}."
+    for weight in sorted({cell["gauss_compat"] for cell in record.cells} - {None}):
+        pair = f"without CVS {gain('ppmg_s0', 'crf', weight)}, with CVS {gain('ppmg', 'crf', weight)}"
+        said += f" With the Gaussian weight {weight:g} in all CRFs, PPMG against the joint CRF: {pair}."
+    return said
 
 
 def class_sentence(record: Record) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from pmm.errors import InputError
-from pmm.method.crf import CRFSettings, DenseCRF
+from pmm.method.crf import JOINT_CRF, PPMG_CRF, CRFSettings, DenseCRF
 from pmm.method.metrics import SegmentationScore, confusion_matrix, iou_per_class, mean_iou
 from pmm.method.pseudo_mask import background_score, crf_pseudo_mask, ppmg, threshold_pseudo_mask
 from pmm.run.params import Params
@@ -163,10 +163,21 @@ def methods(params: Params) -> dict[str, list[dict[str, float]]]:
     }
 
 
-def chosen_and_judged(experiment: Experiment, method: str) -> Cell:
+def ways(params: Params) -> list[tuple[str, float | None]]:
+    """List the ways to make masks, each with its CRF's Gaussian weight: the released 3 and 10, and the run's."""
+    own = {JOINT_CRF.gauss_compat, PPMG_CRF.gauss_compat, params.crf_joint_gauss_compat, params.crf_gauss_compat}
+    return [("threshold", None), *((method, weight) for method in list(methods(params))[1:] for weight in sorted(own))]
+
+
+def chosen_and_judged(experiment: Experiment, method: str, gauss_compat: float | None = None) -> Cell:
     """Choose one method's setting on every fourth image that judges, and score it on the other three.
 
     Without such a split the best of many settings would be compared with the best of few, and win by luck.
+
+    Args:
+        experiment: the run.
+        method: of `methods`.
+        gauss_compat: weight of the CRF's Gaussian kernel; None for the run's.
 
     Returns:
         The setting of `methods` (threshold, s, alpha; None where the method has none), chosen_miou on the images that
@@ -179,20 +190,25 @@ def chosen_and_judged(experiment: Experiment, method: str) -> Cell:
     if len(ids) < 4:
         raise InputError(f"judge_split: {len(ids)} images; one in four chooses, so give at least 4")
     chooses, judges = ids[::4], [i for place, i in enumerate(ids) if place % 4]
-    tried = confusions(experiment, _maker(experiment, method, options), chooses, f"{method}: choose")
+    make = partial(_maker, experiment, method, gauss_compat=gauss_compat)
+    tried = confusions(experiment, make(options), chooses, f"{method}: choose")
     best = int(np.nanargmax([mean_iou(one) for one in tried]))
-    (judged,) = confusions(experiment, _maker(experiment, method, [options[best]]), judges, f"{method}: judge")
+    (judged,) = confusions(experiment, make([options[best]]), judges, f"{method}: judge")
     setting = {name: options[best].get(name) for name in ("threshold", "s", "alpha")}
     return {**setting, "chosen_miou": round(mean_iou(tried[best]), 4), "miou": round(mean_iou(judged), 4)}
 
 
-def _maker(experiment: Experiment, method: str, options: Sequence[dict[str, float]]) -> MaskMaker:
+def _maker(
+    experiment: Experiment, method: str, options: Sequence[dict[str, float]], gauss_compat: float | None = None
+) -> MaskMaker:
     if method == "threshold":
         return partial(_threshold_masks, [option["threshold"] for option in options])
+    crf = experiment.crf_settings(joint=method == "crf")
+    crf = crf if gauss_compat is None else replace(crf, gauss_compat=gauss_compat)
     if method == "crf":
-        return partial(_joint_masks, [option["alpha"] for option in options], experiment.crf_settings(joint=True))
+        return partial(_joint_masks, [option["alpha"] for option in options], crf)
     own = own_cell(experiment.params)
-    return partial(ppmg_masks, [replace(own, **option) for option in options], experiment.crf_settings())
+    return partial(ppmg_masks, [replace(own, **option) for option in options], crf)
 
 
 def best_in_hindsight(sweep: dict[str, Any]) -> tuple[float, float]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 EVEN = 0.0005  # differences in mIoU below this, 0.05 points, count as none
 COLUMNS = {  # study -> what each of its cells must tell
     "masks": ("s", "alpha", "t", "variant", "crf_scale", "miou", "iou", "background"),
-    "methods": ("method", "seed", "threshold", "s", "alpha", "chosen_miou", "miou"),
+    "methods": ("method", "gauss_compat", "seed", "threshold", "s", "alpha", "chosen_miou", "miou"),
     "augment": ("augment", "seed", "s", "alpha", "miou", "c_v"),
     "losses": ("masks", "title", "pus", "variant", "beta", "kappa", "seed", "miou"),
     "cyclic": ("filtered", "seed", "round", "masks_miou", "model_miou"),
@@ -40,7 +40,7 @@ TABLES = {  # study -> title of its table, keys of a cell (for losses: of a row 
     ),
     "methods": (
         "Ways to make pseudo-masks, each with its own setting",
-        ("method", "seed", "threshold", "s", "alpha", "chosen_miou", "miou"),
+        ("method", "gauss_compat", "seed", "threshold", "s", "alpha", "chosen_miou", "miou"),
         "Pixel labels of every fourth judged training image chose the setting; mIoU is of the other three.",
     ),
     "augment": ("Smoothing by augmentation", ("augment", "seed", "s", "alpha", "c_v", "val_map", "miou"), ""),
@@ -52,10 +52,10 @@ TABLES = {  # study -> title of its table, keys of a cell (for losses: of a row 
     "cyclic": ("Cyclic rounds", COLUMNS["cyclic"], ""),
 }
 HEADINGS = {  # of a table's columns, where they differ from the key
-    "crf_scale": "CRF strength", "miou": "mIoU", "augment": "augmentation", "c_v": "mean c_v",
-    "val_map": "classifier, val mAP", "masks": "training masks", "title": "loss (beta/kappa)",
-    "mean": "val mIoU, mean", "chosen_miou": "mIoU where chosen", "masks_miou": "masks, train",
-    "model_miou": "model, val",
+    "crf_scale": "CRF strength", "gauss_compat": "Gaussian weight", "miou": "mIoU",
+    "augment": "augmentation", "c_v": "mean c_v", "val_map": "classifier, val mAP", "masks": "training masks",
+    "title": "loss (beta/kappa)", "mean": "val mIoU, mean", "chosen_miou": "mIoU where chosen",
+    "masks_miou": "masks, train", "model_miou": "model, val",
 }  # fmt: skip
 # parameters that decide no cell of a study, and those that decide the cells of some studies alone
 PLACES = (

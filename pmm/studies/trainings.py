@@ -16,11 +16,10 @@ import numpy as np
 
 from pmm.errors import InputError
 from pmm.method.smoothing import coefficient_of_variation
-from pmm.run.compute import METHODS
 from pmm.run.experiment import Experiment
 from pmm.run.folder import Stage
 from pmm.run.params import check_params
-from pmm.studies.masks import axes, chosen_and_judged, evaluated_ids, own_cell, run_mask_grid
+from pmm.studies.masks import axes, chosen_and_judged, evaluated_ids, own_cell, run_mask_grid, ways
 from pmm.studies.records import Cell, Difference, Record, compare, gather, manifest, seeds_of, select
 
 MASKS = ("ground_truth", "ppmg", "threshold", "noisy")  # clean, two kinds of pseudo-masks, with known errors
@@ -161,19 +160,20 @@ def run_methods(experiment: Experiment, path: Path | None = None) -> Record:
     """Compare the ways to make pseudo-masks on the CAMs of one classifier a seed, each setting chosen apart.
 
     Returns:
-        A cell has method, seed and what `masks.chosen_and_judged` finds.
+        A cell has method, gauss_compat (None without a CRF), seed and what `masks.chosen_and_judged` finds.
 
     Raises:
         InputError: no training image has a ground truth.
     """
     images, seeds = len(evaluated_ids(experiment, None)), seeds_of(experiment)
     made = manifest(experiment, "methods", "judge", images, seeds, "pseudo-masks", crf=True)
-    pairs = ((method, seed) for seed in seeds for method in METHODS)
-    return gather(made, (({"method": m, "seed": k}, partial(_method_cell, experiment, m, k)) for m, k in pairs), path)
+    found = ({"method": m, "gauss_compat": w, "seed": k} for k in seeds for m, w in ways(experiment.params))
+    return gather(made, ((way, partial(_method_cell, experiment, **way)) for way in found), path)
 
 
-def _method_cell(experiment: Experiment, method: str, seed: int) -> list[Cell]:
-    return [chosen_and_judged(_sibling(experiment, experiment.params.cls_augment, seed), method)]
+def _method_cell(experiment: Experiment, method: str, gauss_compat: float | None, seed: int) -> list[Cell]:
+    sibling = _sibling(experiment, experiment.params.cls_augment, seed)
+    return [chosen_and_judged(sibling, method, gauss_compat)]
 
 
 def _sibling(experiment: Experiment, augment: str, seed: int) -> Experiment:

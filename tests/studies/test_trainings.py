@@ -208,8 +208,22 @@ def test_in_hindsight_each_side_takes_its_own_alpha():
 
 
 def test_ways_are_compared_seed_by_seed():
-    scores = {"threshold": 0.5, "crf": 0.6, "ppmg_s0": 0.61, "ppmg": 0.65}
-    cells = [{"method": m, "seed": seed, "miou": v + 0.01 * seed} for m, v in scores.items() for seed in range(3)]
-    said = findings.methods_sentence(Record({}, cells))
-    assert "its threshold reaches 51.0%" in said and "the joint CRF +10.0 points on it (ahead in 3 of 3 seeds)" in said
-    assert said.endswith("PPMG with CVS against the joint CRF +5.0 points (ahead in 3 of 3: gains).")
+    scores = {
+        ("threshold", None): 0.5,
+        ("crf", 3): 0.6,
+        ("crf", 10): 0.55,
+        ("ppmg_s0", 3): 0.62,
+        ("ppmg_s0", 10): 0.61,
+        ("ppmg", 3): 0.58,
+        ("ppmg", 10): 0.65,
+    }
+    cells = [
+        {"method": m, "gauss_compat": w, "seed": seed, "miou": v + 0.01 * seed}
+        for (m, w), v in scores.items()
+        for seed in range(3)
+    ]
+    said = findings.methods_sentence(Record({"params": Params().model_dump()}, cells))
+    assert "its threshold reaches 51.0%" in said and "the joint CRF +10.0 points (ahead in 3 of 3 seeds: gains)" in said
+    assert "PPMG with CVS against the joint CRF +5.0 points (ahead in 3 of 3 seeds: gains). " in said
+    assert "weight 3 in all CRFs, PPMG against the joint CRF: without CVS +2.0 points" in said
+    assert said.endswith("with CVS +10.0 points (ahead in 3 of 3 seeds: gains).")
