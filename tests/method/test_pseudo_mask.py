@@ -206,6 +206,16 @@ def test_pixels_that_only_the_crf_filled_stay_background():
     assert steps.mask[4, 4] == 0 and (steps.mask == 3).sum() == 80
 
 
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_one_class_without_smoothing_is_the_joint_crf_with_the_same_weights(variant):
+    rng, (rows, columns) = np.random.default_rng(3), np.mgrid[:24, :32]
+    image = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    cam = np.exp(-(((rows - 12) / 9) ** 2) - ((columns - 16) / 11) ** 2)[None].astype(np.float32)
+    joint = crf_pseudo_mask(image, cam, [4], alpha=3.0, crf=JOINT_CRF)
+    assert 0.1 < (joint == 4).mean() < 0.9
+    assert np.array_equal(ppmg(image, cam, [4], s=0.0, alpha=3.0, t=0.0, variant=variant, crf=JOINT_CRF), joint)
+
+
 @given(st.permutations(range(4)))
 def test_order_of_the_classes_does_not_matter(order):
     image, cam, ids = scene(n_classes=4)
