@@ -49,16 +49,18 @@ def methods_sentence(record: Record) -> str:
     def gain(method: str, before: str, weight: float | None = None) -> str:
         """Say what a method gains over another."""
         found = compare(cells(method, weight), cells(before, weight))
-        return f"{_points(found.mean)} (ahead in {found.ahead} of {found.seeds} seeds: {found.verdict})"
+        seeds = f"ahead in {found.ahead} of {found.seeds} seeds: " if found.seeds > 1 else ""
+        return f"{_points(found.mean)} ({seeds}{found.verdict})"
 
     best = summarise(cells("threshold"), "method")[0]
     parts = [f"the CAM at its threshold reaches {best['mean']:.1%}"]
-    parts += [
-        f"{name} {gain(method, before)} on it" for (before, _), (method, name) in itertools.pairwise(steps.items())
-    ]
+    parts += [f"{name} {gain(method, before)}" for (before, _), (method, name) in itertools.pairwise(steps.items())]
     parts.append(f"PPMG with CVS against the joint CRF {gain('ppmg', 'crf')}")
-    said = f"Each with the setting that other images chose: {'; '.join(parts)}."
+    said = f"Each with the setting that other images chose, and each against the one before: {'; '.join(parts)}."
+    own = {params["crf_gauss_compat"], params["crf_joint_gauss_compat"]}
     for weight in sorted({cell["gauss_compat"] for cell in record.cells} - {None}):
+        if own == {weight}:  # said above
+            continue
         pair = f"without CVS {gain('ppmg_s0', 'crf', weight)}, with CVS {gain('ppmg', 'crf', weight)}"
         said += f" With the Gaussian weight {weight:g} in all CRFs, PPMG against the joint CRF: {pair}."
     return said
