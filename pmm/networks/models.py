@@ -101,8 +101,8 @@ def create_segmenter(
 
     options: dict[str, Any] = {"encoder_name": f"tu-{backbone}", "encoder_weights": None, "classes": n_classes}
     if architecture == "deeplabv3plus":
-        strides = {"encoder_output_stride": min(output_stride, 16)}
-        options |= strides | {"decoder_channels": channels, "decoder_atrous_rates": rates}
+        options |= {"decoder_channels": channels, "decoder_atrous_rates": rates}
+        options["encoder_output_stride"] = min(output_stride, 16)
     try:
         model = getattr(smp, DECODERS[architecture])(**options)
         if architecture == "deeplabv3plus" and output_stride == 32:  # smp builds 8 and 16 alone

@@ -63,10 +63,10 @@ def check_crf(params: Params) -> str:
 
 def check_backbone(params: Params) -> str:
     """Check that the backbone exists and its ImageNet weights are at hand; a download happens here."""
-    from pmm.networks.models import EMBEDDED_BACKBONE, create_backbone, load_imagenet
+    from pmm.networks.models import EMBEDDED_BACKBONES, create_backbone, load_imagenet
 
     load_imagenet(create_backbone(params.backbone, params.cls_output_stride), params.backbone, located(params.weights))
-    embedded = "embedded" if params.backbone == EMBEDDED_BACKBONE else "from timm"
+    embedded = "embedded" if params.backbone in EMBEDDED_BACKBONES else "from timm"
     return f"{params.backbone}, weights {params.weights or embedded}"
 
 

@@ -222,14 +222,14 @@ class Experiment:
     def multi_crop_classifier(self) -> Stage:
         """Train the first classifier on, now on crops that have the labels of what its rough masks show in them."""
         p, first, rough = self.params, self.first_classifier(), self.rough_masks()
-        names = ("multicrop_epochs", "multicrop_scale", "cls_augment", "seed")
-        with self.run.stage("classifier_multicrop", p.pick(*names), [first, rough]) as stage:
+        settings = p.pick("multicrop_epochs", "multicrop_scale")  # all others are the first classifier's
+        with self.run.stage("classifier_multicrop", settings, [first, rough]) as stage:
             if not stage.reused:
                 model = self._load_classifier(first, p.cls_output_stride)
                 own = compute.AUGMENTATIONS[p.cls_augment] | {"scale": tuple(p.multicrop_scale), "erase": 0.0}
-                settings = replace(training_settings(p, "cls"), epochs=p.multicrop_epochs)
+                longer = replace(training_settings(p, "cls"), epochs=p.multicrop_epochs)
                 read = partial(compute.read_pseudo_mask, rough.folder, n_classes=self.n_classes)
-                self._train_classifier(stage, model, settings, Augmentation(tuple(p.cls_crop), **own), read)
+                self._train_classifier(stage, model, longer, Augmentation(tuple(p.cls_crop), **own), read)
         return stage
 
     def rough_masks(self) -> Stage:

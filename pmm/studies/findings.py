@@ -57,10 +57,8 @@ def methods_sentence(record: Record) -> str:
     parts += [f"{name} {gain(method, before)}" for (before, _), (method, name) in itertools.pairwise(steps.items())]
     parts.append(f"PPMG with CVS against the joint CRF {gain('ppmg', 'crf')}")
     said = f"Each with the setting that other images chose, and each against the one before: {'; '.join(parts)}."
-    own = {params["crf_gauss_compat"], params["crf_joint_gauss_compat"]}
-    for weight in sorted({cell["gauss_compat"] for cell in record.cells} - {None}):
-        if own == {weight}:  # said above
-            continue
+    shared = {params["crf_gauss_compat"]} & {params["crf_joint_gauss_compat"]}  # by the run's CRFs: said already
+    for weight in sorted({cell["gauss_compat"] for cell in record.cells} - {None} - shared):
         pair = f"without CVS {gain('ppmg_s0', 'crf', weight)}, with CVS {gain('ppmg', 'crf', weight)}"
         said += f" With the Gaussian weight {weight:g} in all CRFs, PPMG against the joint CRF: {pair}."
     return said
