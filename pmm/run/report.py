@@ -126,8 +126,7 @@ def table(section: Mapping[str, Any]) -> dict[str, Any]:
     ends so: `val_map`, `miou`, `pixel accuracy`.
 
     Args:
-        section: title, data, columns, rows, note, per_class; per_class holds columns, rows and note, or maps row
-            name -> class name -> IoU.
+        section: title, data, columns, rows, note, per_class; per_class holds columns, rows and note.
 
     Returns:
         title, data, note, and columns and rows of shown text; classes likewise, or None.
@@ -138,26 +137,19 @@ def table(section: Mapping[str, Any]) -> dict[str, Any]:
         flat = _flatten({k: v for k, v in section.items() if k not in ("title", "data", "note")})
         numbers = {"columns": ["what", "value"], "rows": [list(item) for item in flat.items()]}
     per_class = section.get("per_class")
+    classes = per_class and _shown_table(per_class["columns"], per_class["rows"]) | {"note": per_class.get("note", "")}
     return {
         "title": section.get("title", "Numbers"),
         "data": section.get("data", ""),
         "note": section.get("note", ""),
         **numbers,
-        "classes": _class_table(per_class) if per_class else None,
+        "classes": classes,
     }
 
 
 def _shown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
     shares = [column not in Params.model_fields for column in columns]
     return {"columns": columns, "rows": [[shown(*cell) for cell in zip(row, shares, strict=True)] for row in rows]}
-
-
-def _class_table(per_class: Mapping[str, Any]) -> dict[str, Any]:
-    if "columns" in per_class:
-        return _shown_table(per_class["columns"], per_class["rows"]) | {"note": per_class.get("note", "")}
-    names = list(dict.fromkeys(name for scores in per_class.values() for name in scores))
-    rows = [[name, *(scores.get(name) for scores in per_class.values())] for name in names]
-    return _shown_table(["class", *per_class], rows) | {"note": ""}
 
 
 def shown(value: Any, share: bool = True) -> str:

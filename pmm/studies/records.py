@@ -92,7 +92,7 @@ def manifest(
     p = experiment.params
     data = {"dataset": experiment.data.name, "split": p.split_name(split), "images": images}
     trained = {"training_images": len(experiment.train_ids), "seeds": list(seeds), "method": method, "crf": crf}
-    params = {**p.model_dump(), "data_dir": Path(p.data_dir).name}  # where it lies is nobody else's business
+    params = p.model_dump() | {name: Path(getattr(p, name)).name for name in ("data_dir", "runs_dir")}  # not where
     made = {"inputs": experiment.inputs_mark, "params": params, "environment": environment()}
     return {"study": study} | data | trained | made
 
@@ -287,7 +287,7 @@ def made_with(record: Record) -> str:
 def origin(record: Record | None, name: str) -> str:
     """Say in one line how a record was made and where it lies, or that `results/` has none of these data."""
     if record is None:
-        return f"results/ has no {name} of these data: only this run is shown; one like params/ablations.yaml makes it."
+        return f"results/ has no {name} of these data; parameters like those of params/ablations.yaml make it."
     return f"{record.source or 'this run'}: {made_with(record)}."
 
 

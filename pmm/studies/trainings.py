@@ -18,7 +18,7 @@ from pmm.errors import InputError
 from pmm.method.smoothing import coefficient_of_variation
 from pmm.run.experiment import Experiment
 from pmm.run.folder import Stage
-from pmm.run.params import check_params
+from pmm.run.params import Params, check_params
 from pmm.studies.masks import axes, chosen_and_judged, evaluated_ids, own_cell, run_mask_grid, ways
 from pmm.studies.records import Cell, Difference, Record, compare, gather, manifest, seeds_of, select
 
@@ -52,10 +52,24 @@ class LossSetting:
         gate = {"pus_variant": self.variant, "beta": self.beta, "kappa": self.kappa, "pus_warmup": 0.0}
         return {"pus": self.pus} | (gate if self.pus != "none" else {})
 
+    def name(self, params: Params, seed: int) -> str:
+        """Folder of its model below `segmenter/`; that of notebook 05 where both are the same: it is trained once."""
+        if seed == params.seed and self.pus == "none" and self.masks in ("ground_truth", params.seg_masks):
+            return "ce" if self.masks == params.seg_masks else self.masks
+        if seed == params.seed and self == own_loss(params):
+            return "pus"
+        return f"ablation/{self.masks}/{self.title.replace(', ', '_').replace('/', '_')}/seed{seed}"
+
     def miou(self, experiment: Experiment, seed: int) -> float | None:
         """Train a segmentation model, or reuse it; return its val mIoU, a fraction."""
-        name = f"ablation/{self.masks}/{self.title.replace(', ', '_').replace('/', '_')}/seed{seed}"
-        return _val(experiment.segmenter(name, masks=self.masks, **self.changes, seed=seed))
+        return _val(experiment.segmenter(self.name(experiment.params, seed), self.masks, **self.changes, seed=seed))
+
+
+def own_loss(params: Params) -> LossSetting | None:
+    """Return the run's PUS on the run's masks; None where it warms up, as no setting does."""
+    plain = LossSetting(params.seg_masks)
+    gate = {"variant": params.pus_variant, "beta": params.beta, "kappa": params.kappa}
+    return None if params.pus_warmup else plain if params.pus == "none" else replace(plain, pus=params.pus, **gate)
 
 
 def _val(stage: Stage) -> float | None:
@@ -247,7 +261,8 @@ def _round(experiment: Experiment, filtered: bool, seed: int, number: int) -> It
     root, branch = f"ablation/cyclic/seed{seed}", "filtered" if filtered else "free"
     teacher = f"{root}/{branch}{number - 1}"
     if number == 1:
-        teacher = f"{root}/teacher"
+        own = own_loss(experiment.params)
+        teacher = own.name(experiment.params, seed) if own else f"{root}/teacher"
         experiment.segmenter(teacher, masks=masks, seed=seed)
     else:
         list(_round(experiment, filtered, seed, number - 1))  # reused; trained if its cell came from a file

@@ -21,7 +21,7 @@ SECTION = {
     "columns": ["method", "mIoU", "images"],
     "rows": [["PPMG", 0.61234, 320], ["exact", None, 1]],
     "note": "A note.",
-    "per_class": {"PPMG": {"bird": 0.5, "boat": 0.25}, "exact": {"bird": 1.0}},
+    "per_class": {"columns": ["class", "PPMG", "exact"], "rows": [["bird", 0.5, 1.0], ["boat", 0.25, None]]},
 }
 
 
@@ -107,8 +107,8 @@ def test_numbers_captions_settings_and_times_are_there_and_escaped(run):
 def test_tables_apply_one_rule():
     assert shown(0.5) == "50.0 %" and shown(1) == "1" and shown(None) == shown(float("nan")) == "–"
     assert shown(True) == "yes" and shown("s = 0.3") == "s = 0.3"
-    as_columns = table({**SECTION, "per_class": {"columns": ["class", "PPMG"], "rows": [["bird", 0.5]]}})
-    assert as_columns["classes"] == {"columns": ["class", "PPMG"], "rows": [["bird", "50.0 %"]], "note": ""}
+    rows = [["bird", "50.0 %", "100.0 %"], ["boat", "25.0 %", "–"]]
+    assert table(SECTION)["classes"] == {"columns": ["class", "PPMG", "exact"], "rows": rows, "note": ""}
     plain = table({"val_map": 0.5, "deep": {"images": 3}})
     assert plain["rows"] == [["val_map", "50.0 %"], ["deep images", "3"]]
 

@@ -56,6 +56,20 @@ def test_every_cell_is_one_named_training():
     ]
 
 
+def test_the_run_s_own_models_are_trained_once():
+    params = Params(seed=3)
+    own = trainings.own_loss(params)
+    assert (own.pus, own.beta, own.kappa) == (params.pus, params.beta, params.kappa)
+    named = {setting.name(params, 3) for setting in (PLAIN, own, LossSetting("ground_truth"))}
+    assert named == {"ce", "pus", "ground_truth"}
+    assert own.name(params, 0).startswith("ablation/ppmg/") and PLAIN.name(params, 0).startswith("ablation/ppmg/")
+    assert CLAMP.name(params, 3) == "ablation/ppmg/clamp_paper_0.2_1/seed3"
+    assert LossSetting("threshold").name(params, 3).startswith("ablation/threshold/")
+    assert trainings.own_loss(Params(pus="none")) == PLAIN
+    warmed = trainings.own_loss(Params(pus_warmup=0.5))
+    assert warmed is None  # no setting of the comparison warms up
+
+
 def test_no_seed_no_truth_and_the_same_setting_twice_are_refused():
     for run in (run_losses, trainings.run_rounds, trainings.run_augmentations):
         with pytest.raises(InputError, match="ablation_seeds"):
@@ -155,14 +169,14 @@ class Rounds(Losses):
 def test_the_cyclic_rounds_follow_each_other():
     experiment = Rounds(seeds=(7,))
     record = check_record(vars(trainings.run_rounds(experiment, rounds=2)), "here")
-    root = "ablation/cyclic/seed7"
-    assert list(dict.fromkeys(experiment.predicted)) == [
-        (f"{root}/teacher", f"{root}/filtered1", True),
+    root, teacher = "ablation/cyclic/seed7", trainings.own_loss(experiment.params).name(experiment.params, 7)
+    assert teacher.startswith("ablation/") and list(dict.fromkeys(experiment.predicted)) == [
+        (teacher, f"{root}/filtered1", True),
         (f"{root}/filtered1", f"{root}/filtered2", True),
-        (f"{root}/teacher", f"{root}/free1", False),
+        (teacher, f"{root}/free1", False),
         (f"{root}/free1", f"{root}/free2", False),
     ]
-    assert {name for name, _, changes in experiment.trained if "pus" not in changes} == {f"{root}/teacher"}
+    assert {name for name, _, changes in experiment.trained if "pus" not in changes} == {teacher}
     assert all(masks == name for name, masks, _ in experiment.trained if name[-1].isdigit() and "cyclic" in name)
     assert len(record.cells) == 2 * 3
 
