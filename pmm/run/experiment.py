@@ -283,19 +283,25 @@ class Experiment:
     def _load_classifier(self, stage: Stage, output_stride: int) -> CamClassifier:
         return load_weights(self.new_classifier(False, output_stride), stage.folder / WEIGHTS)
 
-    def cams(self) -> Stage:
-        """Compute the multi-scale CAMs of all training images."""
-        p, n, inputs = self.params, len(self.train_ids), [self.classifier()]
-        settings = self._with_engine("cams", p.pick("cam_scales", "cam_flip", "cam_output_stride"), inputs)
-        with self.run.stage("cams", settings, inputs) as stage:
+    def cams(self, judged: bool = False) -> Stage:
+        """Compute the multi-scale CAMs of all training images, or of `judge_ids` alone."""
+        p, inputs = self.params, [self.classifier()]
+        name, ids = ("cams_judged", self.judge_ids) if judged else ("cams", self.train_ids)
+        settings = p.pick("cam_scales", "cam_flip", "cam_output_stride")
+        settings = self._with_engine(name, settings | ({"ids": fingerprint({"ids": ids})} if judged else {}), inputs)
+        with self.run.stage(name, settings, inputs) as stage:
             if not stage.reused:
                 model = accelerate(self.load_classifier(), settings.get("inference", "torch"))
-                where = (model, self.data, self.train_ids, stage.folder)
+                where = (model, self.data, ids, stage.folder)
                 empty = compute.write_cams(*where, batch_size=p.cam_batch_size, **self._cam_options(p.cam_scales))
-                stage.facts |= {"images": n, "empty": empty}
+                stage.facts |= {"images": len(ids), "empty": empty}
                 if empty:
-                    print(f"cams: {empty} of {n} images have an all-zero CAM; their masks will be background")
+                    print(f"{name}: {empty} of {len(ids)} images have an all-zero CAM; their masks will be background")
         return stage
+
+    def judge_alone(self) -> None:
+        """Let `cam` make and read the CAMs of `judge_ids` alone: enough for a study that trains no model on masks."""
+        self._folders["cams"] = self.cams(judged=True).folder
 
     def compute_cam(self, model: CamClassifier, image_id: str, scales: list[float] | None = None) -> np.ndarray:
         """Compute one image's CAM (C,H,W) float32 of the classes present; other scales on request."""

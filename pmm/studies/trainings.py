@@ -187,6 +187,8 @@ def run_methods(experiment: Experiment, path: Path | None = None) -> Record:
 
 def _method_cell(experiment: Experiment, method: str, gauss_compat: float | None, seed: int) -> list[Cell]:
     sibling = _sibling(experiment, experiment.params.cls_augment, seed)
+    if sibling is not experiment:
+        sibling.judge_alone()
     return [chosen_and_judged(sibling, method, gauss_compat)]
 
 

@@ -439,6 +439,18 @@ def test_masks_are_made_for_all_training_images_and_judged_on_the_judges(tmp_pat
     assert "left out" not in capsys.readouterr().out
 
 
+def test_a_study_may_make_the_cams_of_the_judges_alone(tmp_path):
+    experiment = Experiment(own_voc(tmp_path))
+    experiment.judge_alone()
+    found = {i: experiment.cam(i)[1] for i in experiment.judge_ids}
+    folder = experiment.run.path / "cams_judged"
+    assert sorted(path.stem for path in folder.glob("*.npz")) == ["a", "b"] and experiment.run.recorded("cams") is None
+    assert experiment.cams(judged=True).reused
+    whole = Experiment(experiment.params)
+    assert all(np.array_equal(whole.cam(i)[1], cam) for i, cam in found.items())  # of a classifier that is reused
+    assert len(list((experiment.run.path / "cams").glob("*.npz"))) == 4
+
+
 def test_judges_that_cannot_judge_are_told_in_one_line(tmp_path, capsys):
     experiment = Experiment(own_voc(tmp_path, judge_split="val"))
     with pytest.raises(InputError, match=r"^judge_split = val: none of its 1 images is in train_split = train_aug$"):
