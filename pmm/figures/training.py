@@ -109,19 +109,26 @@ def split_doubted(loss: np.ndarray, pseudo_mask: np.ndarray, truth: np.ndarray, 
     return Doubted(evaluated, evaluated & (np.asarray(loss) >= kappa), evaluated & (pseudo_mask != truth))
 
 
-def doubt_sentence(splits: Iterable[Doubted]) -> str:
-    """Say how well a high loss finds wrong labels, over several images."""
+def doubt_shares(splits: Iterable[Doubted]) -> list[float | None]:
+    """Say how well a high loss finds wrong labels, over several images; None where there is nothing to divide by.
+
+    Returns:
+        Shares 0..1: of the pixels that are doubted; of the doubted that carry a wrong label (precision); of all pixels
+        that do (what doubt at random would find); of the wrong labels that are doubted (recall).
+    """
     splits, questions = list(splits), ("evaluated", "doubted", "mislabelled", "wrong")
-    evaluated, doubted, mislabelled, wrong = (sum(int(getattr(one, q).sum()) for one in splits) for q in questions)
-    if not doubted or not mislabelled:
-        return f"On {len(splits)} images no pixel is doubted, or no label is wrong: nothing to compare."
-    found, base = wrong / doubted, mislabelled / evaluated
-    verdict = "points at wrong labels" if found > base else "does not point at wrong labels"
-    return (
-        f"On {len(splits)} images {doubted / evaluated:.1%} of the pixels are doubted. {found:.0%} of them "
-        f"carry a wrong label, against {base:.0%} of all pixels: a high loss {verdict} here. "
-        f"Doubt reaches {wrong / mislabelled:.0%} of all wrong labels."
-    )
+    pixels, doubted, mislabelled, wrong = (sum(int(getattr(one, q).sum()) for one in splits) for q in questions)
+    parts = ((doubted, pixels), (wrong, doubted), (mislabelled, pixels), (wrong, mislabelled))
+    return [part / whole if whole else None for part, whole in parts]
+
+
+def doubt_section(splits: Mapping[str, Iterable[Doubted]], data: str, kappa: float) -> dict[str, Any]:
+    """Return `doubt_shares` of several models as a section of metrics.json; `data` says on what they were measured."""
+    columns = ["model", "doubted", "of these wrong", "of all pixels wrong", "wrong ones doubted"]
+    note = f"Doubted: a loss of {kappa:g} or more. To look at: ground truth tells which labels are wrong."
+    rows = [[name, *doubt_shares(found)] for name, found in splits.items()]
+    title = "Does a high loss find wrong labels?"
+    return {"title": title, "data": data, "columns": columns, "rows": rows, "note": note}
 
 
 @styled

@@ -173,15 +173,18 @@ def test_doubted_pixels_by_hand():
     split = training.split_doubted(loss, label, truth, kappa=1.0)
     assert split.wrong.tolist() == [[False, False, True, False, False, False]]
     assert split.hard.tolist() == [[False, True, False, False, False, False]]
-    sentence = training.doubt_sentence([split])
     # 2 of 4 evaluated pixels are doubted, 1 of them wrong; 2 of 4 labels are wrong, 1 of them doubted
-    assert "50.0% of the pixels" in sentence and "50% of all pixels" in sentence
-    assert "does not point" in sentence and sentence.endswith("Doubt reaches 50% of all wrong labels.")
+    assert training.doubt_shares([split]) == [0.5, 0.5, 0.5, 0.5]
 
 
-def test_doubt_without_anything_to_doubt():
-    split = training.split_doubted(np.zeros((1, 1)), np.ones((1, 1), np.uint8), np.ones((1, 1), np.uint8), 1.0)
-    assert "nothing to compare" in training.doubt_sentence([split])
+def test_a_table_of_doubt_says_the_same_of_every_model():
+    split = training.Doubted(*np.array([[[1, 1, 1, 0]], [[1, 1, 0, 0]], [[1, 0, 0, 0]]], bool))
+    section = training.doubt_section({"early": [split, split], "late": []}, "fake", 0.5)
+    assert section["rows"][0] == ["early", pytest.approx(2 / 3), 0.5, pytest.approx(1 / 3), 1.0]
+    nothing = training.split_doubted(np.zeros((1, 1)), np.ones((1, 1), np.uint8), np.ones((1, 1), np.uint8), 1.0)
+    assert training.doubt_shares([nothing]) == [0.0, None, 0.0, None]  # none is doubted, none is wrong
+    assert section["rows"][1] == ["late", None, None, None, None]
+    assert "0.5 or more" in section["note"] and len(section["columns"]) == 5
 
 
 def test_loss_figures_draw():
