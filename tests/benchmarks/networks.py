@@ -34,7 +34,8 @@ from pmm.networks.models import (
     load_imagenet,
 )
 from pmm.networks.training import SegmentationLoss
-from pmm.run.params import Params
+from pmm.run.folder import project_root
+from pmm.run.params import Params, load_params
 from pmm.threads import map_images
 
 CPU = torch.device("cpu")
@@ -54,11 +55,14 @@ def cam_rate(quick: bool) -> dict[str, Any]:
 
 
 def engine_rate(quick: bool) -> dict[str, Any]:
-    """(j) The whole chain of CAMs, from JPEG to .npz, at four scales with flips: PyTorch against ONNX Runtime."""
+    """(j) The whole chain of CAMs, from JPEG to .npz: PyTorch against ONNX Runtime, at four scales with flips and as
+    params/voc2012_animals.yaml has them.
+    """
     keep_freed_memory()
-    model = _classifier()
+    model, animals = _classifier(), load_params(project_root() / "params" / "voc2012_animals.yaml")
     start = time.perf_counter()
     fast = accelerate(model, "onnxruntime")
+    own = accelerate(_classifier(animals.cam_output_stride or animals.cls_output_stride), "onnxruntime")
     converted = round(time.perf_counter() - start, 1)
     n = 4 if quick else 12
     with tempfile.TemporaryDirectory() as folder:
@@ -66,40 +70,43 @@ def engine_rate(quick: bool) -> dict[str, Any]:
         for i, file in enumerate(files):
             write_jpeg(file, photograph(i, *[(400, 300), (300, 400), (400, 267), (400, 286)][i % 4]))
 
-        def chain(network: torch.nn.Module, file: Path) -> np.ndarray:
-            cam = multi_scale_cam(network, read_image(file), IDS, **_cam_options())
+        def chain(network: torch.nn.Module, p: Params, file: Path) -> np.ndarray:
+            cam = multi_scale_cam(network, read_image(file), IDS, **_cam_options(p))
             save_cams(file.with_suffix(".npz"), IDS, cam)
             return cam
 
         works = {
-            name: lambda network=network: list(map_images(partial(chain, network), files))
-            for name, network in {"torch": model, "onnxruntime": fast}.items()
-        }
+            name: lambda chosen=chosen: list(map_images(partial(chain, *chosen), files))
+            for name, chosen in {
+                "torch": (model, Params()), "onnxruntime": (fast, Params()), "animals": (own, animals)
+            }.items()
+        }  # fmt: skip
         seconds = interleave(works, 1 if quick else 5)
-        expected, found = (work() for work in works.values())
+        expected, found = works["torch"](), works["onnxruntime"]()
     rates = {f"{name}, images/s": round(n / float(np.median(v)), 2) for name, v in seconds.items()}
     pairs = list(zip(expected, found, strict=True))
     masks = [[threshold_pseudo_mask(cam, IDS, 0.5) for cam in pair] for pair in pairs]
     return {
         **rates,
         "ratio": ratios(seconds, "torch", "onnxruntime"),
+        "animals, ratio": ratios(seconds, "torch", "animals"),
+        "animals, scales": animals.cam_scales,
         "largest difference": max(float(np.abs(a - b).max()) for a, b in pairs),
         "pixels that agree": float(np.mean([(a == b).mean() for a, b in masks])),
         "seconds to convert": converted,
     }
 
 
-def _classifier() -> CamClassifier:
-    """Build the demo's classifier with ImageNet's weights and a head of seed 0."""
+def _classifier(output_stride: int = 0) -> CamClassifier:
+    """Build the demo's classifier with ImageNet's weights and a head of seed 0; 0 is the demo's stride."""
     torch.manual_seed(0)
-    p = Params()
-    model = CamClassifier(EMBEDDED_BACKBONE, N_CLASSES - 1, p.cls_output_stride)
+    model = CamClassifier(EMBEDDED_BACKBONE, N_CLASSES - 1, output_stride or Params().cls_output_stride)
     load_imagenet(model.backbone, EMBEDDED_BACKBONE)
     return place(model.eval(), CPU)
 
 
-def _cam_options() -> dict[str, Any]:
-    p = Params()
+def _cam_options(p: Params | None = None) -> dict[str, Any]:
+    p = p or Params()
     return {"scales": p.cam_scales, "flip": p.cam_flip, "statistics": image_statistics(EMBEDDED_BACKBONE)}
 
 
