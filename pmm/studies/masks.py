@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # a process that only makes masks needs no torch
     from pmm.run.experiment import Experiment
 
 ALPHAS = (0.25, 0.5, 1.0, 2.0, 4.0)
-THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 10))
-FINE_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+THRESHOLDS = (0.02, 0.05, *(round(0.1 * step, 1) for step in range(1, 10)))  # maps of large scales want a small one
+FINE_THRESHOLDS = (0.02, *(round(0.05 * step, 2) for step in range(1, 20)))
 SWEEPS = {  # method -> its title, the parameter that is swept, and its values
     "ppmg": ("PPMG, s = {s:g}", "alpha", ALPHAS),
     "crf": ("joint CRF", "alpha", ALPHAS),
