@@ -62,8 +62,8 @@ def engine_rate(quick: bool) -> dict[str, Any]:
     model, animals = _classifier(), load_params(project_root() / "params" / "voc2012_animals.yaml")
     start = time.perf_counter()
     fast = accelerate(model, "onnxruntime")
-    own = accelerate(_classifier(animals.cam_output_stride or animals.cls_output_stride), "onnxruntime")
     converted = round(time.perf_counter() - start, 1)
+    own = accelerate(_classifier(animals.cam_output_stride or animals.cls_output_stride), "onnxruntime")
     n = 4 if quick else 12
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{i}.jpg" for i in range(n)]
