@@ -1,4 +1,4 @@
-"""Inference on a processor by ONNX Runtime, 1.8 times as fast as by PyTorch, which trains and is the reference.
+"""Inference on a processor by ONNX Runtime, 1.7 times as fast as by PyTorch, which trains and is the reference.
 
 Both compute in float32 and differ in the sixth digit, so what is made with one is never mixed with the other's:
 `pmm.run.experiment` writes the engine's name into the settings of the stages that it makes.
