@@ -29,7 +29,8 @@ def score_section(
     Args:
         title: what the table compares.
         data: data set, split, number of images, seed, whether a CRF was applied.
-        scores: row label -> "miou", "pixel_accuracy" and "iou" by class name, all fractions.
+        scores: row label -> "miou", "pixel_accuracy" and "iou" by class name, all fractions; where some have
+            "with_crf", the same of masks that a CRF refined, its mIoU has a column.
         note: what a reader must know to read the numbers rightly.
         what: heading of the first column.
         bound: row label of the upper bound; adds a column with each mIoU's share of its mIoU.
@@ -40,6 +41,10 @@ def score_section(
     """
     columns = [what, "mIoU", "pixel accuracy"]
     rows = [[label, _known(score["miou"]), _known(score["pixel_accuracy"])] for label, score in scores.items()]
+    if any("with_crf" in score for score in scores.values()):
+        columns.append("mIoU with CRF")
+        for row, score in zip(rows, scores.values(), strict=True):
+            row.append(_known(score.get("with_crf", {}).get("miou")))
     if bound in scores and scores[bound]["miou"] > 0:
         columns.append("share of the upper bound")
         for row, score in zip(rows, scores.values(), strict=True):

@@ -25,7 +25,7 @@ from pmm.method.crf import CRFSettings
 from pmm.method.metrics import SegmentationScore
 from pmm.method.noise import flip_regions
 from pmm.method.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
-from pmm.networks.devices import Statistics, prepare_images
+from pmm.networks.devices import Statistics, prepare_images, run_network
 from pmm.networks.inference import cam_batch_size, cams_in_batches, equal_sizes, multi_scale_cam
 from pmm.networks.models import CamClassifier
 from pmm.networks.training import SegmentationLoss, TrainingImages, TrainingSettings, classifier_loss, fit
@@ -99,7 +99,8 @@ def average_precision(
         picture = torch.from_numpy(data.image(image_id).transpose(2, 0, 1).copy())[None]
         return model(prepare_images(picture, *statistics, device))[0].float().cpu().numpy()
 
-    bar = tqdm(map_images(score, labelled), desc="average precision", total=len(labelled), unit="image")
+    found = map_images(lambda i: run_network(device, score, i), labelled)
+    bar = tqdm(found, desc="average precision", total=len(labelled), unit="image")
     scores = np.stack(list(bar))  # (N, C)
     present = np.stack([_multi_hot(data.labels(i), len(data.class_names)).numpy() for i in labelled])
     names = enumerate(data.class_names[1:])
@@ -256,16 +257,24 @@ def evaluate_masks(
         miou, iou by class name, pixel_accuracy in [0,1] and images, the number of images evaluated; an empty dict
         where no image has ground truth.
     """
+    return evaluate_each(data, image_ids, lambda image_id: [predict(image_id)], title, 1)[0]
+
+
+def evaluate_each(
+    data: SegmentationData, image_ids: Iterable[str], predict: Callable[[str], Sequence[np.ndarray]], title: str, n: int
+) -> list[dict[str, Any]]:
+    """Do as `evaluate_masks` with `n` masks of each image; return a dict for each."""
     image_ids = list(image_ids)
     evaluated = [image_id for image_id in image_ids if data.has_mask(image_id)]
     if len(evaluated) < len(image_ids):
         left = len(image_ids) - len(evaluated)
         print(f"{title}: {left} of {len(image_ids)} images have no ground truth and are not evaluated")
-    score = SegmentationScore(data.class_names)
+    scores = [SegmentationScore(data.class_names) for _ in range(n)]
     pairs = map_images(lambda i: (data.mask(i), predict(i)), evaluated)
-    for target, prediction in tqdm(pairs, desc=title, total=len(evaluated), unit="image"):
-        score.update(target, prediction)
-    return {**score.result(), "images": len(evaluated)} if evaluated else {}
+    for target, predictions in tqdm(pairs, desc=title, total=len(evaluated), unit="image"):
+        for score, prediction in zip(scores, predictions, strict=True):
+            score.update(target, prediction)
+    return [{**score.result(), "images": len(evaluated)} if evaluated else {} for score in scores]
 
 
 def train_segmenter(

@@ -28,7 +28,7 @@ from pmm.errors import InputError
 from pmm.method.crf import SEGMENTATION_CRF, CRFSettings, DenseCRF
 from pmm.method.losses import PretendedUnderfittingLoss
 from pmm.method.pseudo_mask import crf_pseudo_mask, cyclic_pseudo_mask
-from pmm.networks.devices import Statistics, choose_device, keep_freed_memory, place, seeded
+from pmm.networks.devices import Statistics, choose_device, keep_freed_memory, place, run_network, seeded
 from pmm.networks.engine import accelerate, choose_engine
 from pmm.networks.inference import class_probabilities, multi_scale_cam, pixel_loss_map
 from pmm.networks.models import CamClassifier, create_segmenter, freeze, image_statistics, load_imagenet
@@ -36,6 +36,9 @@ from pmm.networks.training import EARLY, LOG, WEIGHTS, SegmentationLoss, Trainin
 from pmm.run import compute
 from pmm.run.folder import Stage, file_mark, fingerprint, located
 from pmm.run.params import Params, check_params, open_run
+
+PREDICTION = ("seg_scales", "seg_flip", "seg_crf")
+"""How a trained segmentation model predicts; a change evaluates it anew and trains nothing."""
 
 
 class Experiment:
@@ -247,7 +250,8 @@ class Experiment:
 
     def _rough_mask(self, model: CamClassifier, image_id: str) -> np.ndarray:
         p, image, class_ids = self.params, self.data.image(image_id), self.data.labels(image_id)
-        cam = multi_scale_cam(model, image, class_ids, **self._cam_options(p.multicrop_cam_scales))
+        options = self._cam_options(p.multicrop_cam_scales)
+        cam = run_network(self.device, multi_scale_cam, model, image, class_ids, **options)
         return crf_pseudo_mask(image, cam, class_ids, alpha=p.multicrop_alpha, crf=self.crf_settings(joint=True))
 
     def _train_classifier(
@@ -393,7 +397,8 @@ class Experiment:
         crf = DenseCRF(image, self.crf_settings(joint=True)) if p.cyclic_crf else None
         options = {"scales": p.cyclic_scales, "flip": p.seg_flip, "statistics": self.statistics}
         model = model or self._segmenter_of(teacher)[0]
-        return cyclic_pseudo_mask(class_probabilities(model, image, **options), labels, crf)
+        probabilities = run_network(self.device, class_probabilities, model, image, **options)
+        return cyclic_pseudo_mask(probabilities, labels, crf)
 
     def pseudo_mask(self, masks: str, image_id: str) -> np.ndarray:
         """Read one training mask (H,W) uint8: of a method, `ground_truth`, `noisy`, or `cyclic<round>`."""
@@ -423,7 +428,9 @@ class Experiment:
     # --- segmentation models
 
     def segmenter(self, name: str, masks: str | None = None, **changes: Any) -> Stage:
-        """Train a segmentation model and evaluate it on the val split.
+        """Train a segmentation model and evaluate it on the val split: its facts have "val", see `evaluate_masks`.
+
+        With `seg_crf` "val" also holds "with_crf", the same of the predictions that a dense CRF refined.
 
         Args:
             name: its folder below `segmenter/`.
@@ -433,24 +440,35 @@ class Experiment:
         """
         p = check_params({**self.params.model_dump(), **changes}, f"segmenter {name}")
         masks = masks or p.seg_masks
-        settings = p.pick("seed", "backbone", "seg_*", "pixel_loss", "pus", *["crf_engine"] * p.seg_crf)
+        settings = p.pick("seed", "backbone", "seg_*", "pixel_loss", "pus")
         if p.pus != "none":  # plain training does not depend on what PUS would do
             settings |= p.pick("pus_*", "beta", "kappa")
-        settings["seg_masks"] = masks
-        inputs = [self._mask_stage(masks), self._splits, *self.truth_marks, *self._weight_marks]
-        if masks == "ground_truth" and p.judge_split:
+        settings = {key: value for key, value in settings.items() if key not in PREDICTION} | {"seg_masks": masks}
+        inputs = [self._mask_stage(masks), self._splits, *self._weight_marks]
+        if masks == "ground_truth":
             inputs += self._train_truth_marks
         if p.seg_init == "classifier":
             inputs.append(self.classifier())
         with self.run.stage(f"segmenter/{name}", settings, inputs) as stage:
             if not stage.reused:
-                model = self._train_segmenter(p, masks, stage.folder, name)
-                predict = partial(self._predict, accelerate(model, self.engine) if self.val_ids else model, p)
-                found = compute.evaluate_masks(self.data, self.val_ids, predict, "val")
-                stage.facts |= {"settings": settings, "val": found, "inference": self.engine}
+                self._train_segmenter(p, masks, stage.folder, name)
+        stage.facts |= self._evaluated(stage, name, p).facts
         return stage
 
-    def _train_segmenter(self, p: Params, masks: str, folder: Path, name: str) -> nn.Module:
+    def _evaluated(self, trained: Stage, name: str, p: Params) -> Stage:
+        """Evaluate a trained model on the val split, without the dense CRF and, where `seg_crf` asks, with it."""
+        settings = p.pick(*PREDICTION, *["crf_engine"] * p.seg_crf)
+        with self.run.stage(f"{trained.name}/val", settings, [trained, *self.truth_marks]) as stage:
+            if not stage.reused and self.val_ids:
+                model = self.load_segmenter(name)
+                predict = partial(self._val_masks, accelerate(model, self.engine), p)
+                plain, *refined = compute.evaluate_each(self.data, self.val_ids, predict, f"val {name}", 1 + p.seg_crf)
+                stage.facts |= {"val": plain, "inference": self.engine}
+                if refined and plain:
+                    plain["with_crf"] = refined[0]
+        return stage
+
+    def _train_segmenter(self, p: Params, masks: str, folder: Path, name: str) -> None:
         if len(self.train_ids) < 2:  # batch normalisation has no variance over one image
             raise InputError(f"train_split = {p.train_split}: only 1 image has a label; label at least 2")
         model = self.new_segmenter(p, pretrained=True)
@@ -463,7 +481,6 @@ class Experiment:
         read = partial(self.pseudo_mask, masks)
         how = (loss, training_settings(p, "seg"), augmentation, folder, self.statistics, f"segmenter {name}")
         compute.train_segmenter(model, self.data, self.train_ids, read, *how)
-        return model
 
     def new_segmenter(self, p: Params, pretrained: bool) -> nn.Module:
         """Build the segmentation model of some parameters on the run's device."""
@@ -501,8 +518,9 @@ class Experiment:
         return record
 
     def _own_params(self, record: Stage) -> Params:
-        """Parameters of a trained model: the run's, but for what it was trained with."""
-        own = {**self.params.model_dump(), **record.settings, "seg_masks": self.params.seg_masks}
+        """Parameters of a trained model: the run's, but for what it was trained and evaluated with."""
+        evaluated = self.run.begun(f"{record.name}/val").get("settings", {})
+        own = {**self.params.model_dump(), **record.settings, **evaluated, "seg_masks": self.params.seg_masks}
         return check_params(own, record.name)
 
     def _segmenter_of(self, name: str, early: bool = False) -> tuple[nn.Module, Params]:
@@ -518,11 +536,20 @@ class Experiment:
         """Predict class probabilities (K,H,W) float32 of any image with a trained model."""
         return self._probabilities(*self._segmenter_of(name), image_id)
 
-    def _probabilities(self, model: nn.Module, p: Params, image_id: str) -> np.ndarray:
+    def _probabilities(self, model: nn.Module, p: Params, image_id: str, crf: bool = True) -> np.ndarray:
         image = self.data.image(image_id)
         options = {"scales": p.seg_scales, "flip": p.seg_flip, "statistics": self.statistics}
-        found = class_probabilities(model, image, **options)
-        return DenseCRF(image, replace(SEGMENTATION_CRF, engine=p.crf_engine)).posterior(found) if p.seg_crf else found
+        found = run_network(self.device, class_probabilities, model, image, **options)
+        return self._refined(image, found, p) if crf and p.seg_crf else found
+
+    def _refined(self, image: np.ndarray, probabilities: np.ndarray, p: Params) -> np.ndarray:
+        return DenseCRF(image, replace(SEGMENTATION_CRF, engine=p.crf_engine)).posterior(probabilities)
+
+    def _val_masks(self, model: nn.Module, p: Params, image_id: str) -> list[np.ndarray]:
+        """Predict the masks that are evaluated: without the CRF and, where `seg_crf` asks, with it."""
+        found = [self._probabilities(model, p, image_id, crf=False)]
+        found += [self._refined(self.data.image(image_id), found[0], p)] if p.seg_crf else []
+        return [each.argmax(0).astype(np.uint8) for each in found]
 
     def predict(self, name: str, image_id: str) -> np.ndarray:
         """Predict the mask (H,W) uint8 of any image with a trained model."""

@@ -134,7 +134,7 @@ class Params(BaseModel):
     seg_frozen_stages: int = Field(3, ge=0, le=7, description="first encoder stages that are not trained")
     seg_scales: list[Scale] = Field([1.0], min_length=1, description="image scales summed at prediction")
     seg_flip: bool = Field(True, description="add the mirrored image at prediction")
-    seg_crf: bool = Field(False, description="dense CRF on the val predictions")
+    seg_crf: bool = Field(False, description="score val also with a dense CRF, predict with it")
 
     pixel_loss: Literal["ce", "bce"] = Field("ce", description="cross-entropy, or one-vs-all BCE")
     pus: Literal["none", "clamp", "pow", "ignore"] = Field("clamp", description="the strategy, eq. 11-13")

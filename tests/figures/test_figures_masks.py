@@ -238,6 +238,14 @@ def test_score_section_is_valid_json_with_the_share_of_the_bound():
     assert len(tables.score_section("title", "data", SCORES, bound="absent")["columns"]) == 3
 
 
+def test_a_score_with_a_crf_stands_beside_the_one_without():
+    first, *others = SCORES
+    refined = {**SCORES, first: {**SCORES[first], "with_crf": {**SCORES[first], "miou": 0.625}}}
+    section = tables.score_section("title", "data", refined)
+    assert section["columns"] == ["method", "mIoU", "pixel accuracy", "mIoU with CRF"]
+    assert [row[3] for row in section["rows"]] == [0.625] + [None] * len(others)
+
+
 def test_classes_that_do_not_occur_are_counted_and_the_others_sorted():
     iou = {"background": 0.2, "cat": float("nan"), "cow": 0.3, "boat": float("nan"), "dog": 0.9}
     section = tables.score_section("title", "data", {"a": {"miou": 0.4, "pixel_accuracy": 0.8, "iou": iou}})

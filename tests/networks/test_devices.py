@@ -1,12 +1,15 @@
 """Devices: the choice, the images' normalisation, random numbers that leave no trace."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
 
 from pmm.errors import InputError
 from pmm.networks import devices
-from pmm.networks.devices import autocast, choose_device, keep_freed_memory, place, prepare_images, seeded
+from pmm.networks.devices import autocast, choose_device, keep_freed_memory, place, prepare_images, run_network, seeded
+from pmm.threads import map_images
 
 CPU = torch.device("cpu")
 
@@ -84,3 +87,19 @@ def test_memory_is_tuned_with_glibc_alone(monkeypatch):
     monkeypatch.setattr(devices.sys, "platform", "win32")
     keep_freed_memory()
     assert asked == ["libc.so.6"]  # another system is not asked at all
+
+
+def test_a_gpu_hears_one_thread_whoever_calls_and_a_processor_each_caller():
+    def where(device):
+        """Name the thread that runs the network, for each of several images at a time."""
+        return set(map_images(lambda _: run_network(device, threading.get_ident), range(8), workers=4))
+
+    gpu = torch.device("cuda")  # a name: nothing runs on it here
+    assert len(where(gpu)) == 1 and where(gpu) == where(gpu)
+    assert run_network(CPU, threading.get_ident) == threading.get_ident()
+    with pytest.raises(ValueError, match="seen by the caller"):
+        run_network(gpu, _fail)
+
+
+def _fail():
+    raise ValueError("seen by the caller")

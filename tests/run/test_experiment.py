@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -76,13 +77,14 @@ def test_every_stage_leaves_its_files_and_facts(finished):
     ids = experiment.train_ids
     assert len(ids) == 4 and len(experiment.val_ids) == 2
     for name in ("classifier", "segmenter/pus", "segmenter/round1"):
-        assert sorted(p.name for p in (path / name).iterdir()) == [".stage.json", "early.pt", "log.csv", "weights.pt"]
+        kept = sorted(p.name for p in (path / name).iterdir() if p.is_file())
+        assert kept == [".stage.json", "early.pt", "log.csv", "weights.pt"]
     for name in ("threshold", "crf", "ppmg_s0", "ppmg", "cyclic1"):
         assert {p.stem for p in (path / "masks" / name).glob("*.png")} == set(ids)
         assert facts[f"masks/{name}"]["images"] == 4 and 0 <= facts[f"masks/{name}"]["miou"] <= 1
     assert facts["classifier"]["images"] == 4 and 0 <= facts["classifier"]["val_map"] <= 1
     assert facts["segmenter/pus"]["val"]["images"] == 2
-    assert facts["segmenter/round1"]["settings"]["pus"] == "none"
+    assert experiment.run.recorded("segmenter/round1").settings["pus"] == "none"
     assert set(experiment.run.manifest()["stages"]) >= {"dataset", "cams", *facts}
 
 
@@ -174,6 +176,18 @@ def test_a_model_is_used_as_it_was_trained_and_not_as_the_run_says(finished, tmp
     assert [call["call"] for call in seen] == ["class_probabilities"] and seen[0]["scales"] == [1.0]
 
 
+def test_another_way_to_predict_trains_nothing_and_the_crf_stands_beside(finished, tmp_path, no_training):
+    shutil.copytree(finished[0].run.path, tmp_path / "tiny")
+    before = finished[1]["segmenter/pus"]["val"]
+    with_crf = Experiment(params(tmp_path, seg_crf=True))
+    found = with_crf.segmenter("pus")
+    refined = found.facts["val"].pop("with_crf")
+    assert found.reused and without_nan(found.facts["val"]) == without_nan(before)
+    score = compute.evaluate_masks(with_crf.data, with_crf.val_ids, partial(with_crf.predict, "pus"), "again")
+    assert without_nan(score) == without_nan(refined) != without_nan(before)
+    assert "with_crf" not in Experiment(params(tmp_path)).segmenter("pus").facts["val"]
+
+
 def test_the_test_time_crf_takes_the_engine_of_the_run(finished, tmp_path, monkeypatch):
     engines = []
     shutil.copytree(finished[0].run.path, tmp_path / "tiny")
@@ -251,7 +265,7 @@ def test_a_second_experiment_reuses_everything(finished, no_training, capsys):
     capsys.readouterr()
     assert run_all(experiment.run.path.parent)[1] == json.loads(json.dumps(without_nan(facts)))
     said = capsys.readouterr().out
-    assert "computing" not in said and said.count("reused") == 10
+    assert "computing" not in said and said.count("reused") == 12
     assert contents(experiment.run.path) == before
 
 
