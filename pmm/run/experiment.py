@@ -48,15 +48,16 @@ class Experiment:
 
     Args:
         params: all parameters.
+        judges_alone: make CAMs of `judge_ids` alone, enough for a study that trains no model on masks.
 
     Raises:
         InputError: the data set or the device is not there, or the run's folder belongs to other data.
     """
 
-    def __init__(self, params: Params):
+    def __init__(self, params: Params, judges_alone: bool = False):
         keep_freed_memory()  # before the first training allocates; harmless where nothing trains
         torch.backends.cudnn.deterministic = True
-        self.params = params
+        self.params, self.judges_alone = params, judges_alone
         self.device = choose_device(params.device)
         self.run = open_run(params)
         self.workers = params.workers or joblib.cpu_count()
@@ -287,12 +288,12 @@ class Experiment:
     def _load_classifier(self, stage: Stage, output_stride: int) -> CamClassifier:
         return load_weights(self.new_classifier(False, output_stride), stage.folder / WEIGHTS)
 
-    def cams(self, judged: bool = False) -> Stage:
-        """Compute the multi-scale CAMs of all training images, or of `judge_ids` alone."""
-        p, inputs = self.params, [self.classifier()]
-        name, ids = ("cams_judged", self.judge_ids) if judged else ("cams", self.train_ids)
+    def cams(self) -> Stage:
+        """Compute the multi-scale CAMs of all training images, or of `judge_ids` alone: see `Experiment`."""
+        p, inputs, alone = self.params, [self.classifier()], self.judges_alone
+        name, ids = ("cams_judged", self.judge_ids) if alone else ("cams", self.train_ids)
         settings = p.pick("cam_scales", "cam_flip", "cam_output_stride")
-        settings = self._with_engine(name, settings | ({"ids": fingerprint({"ids": ids})} if judged else {}), inputs)
+        settings = self._with_engine(name, settings | ({"ids": fingerprint({"ids": ids})} if alone else {}), inputs)
         with self.run.stage(name, settings, inputs) as stage:
             if not stage.reused:
                 model = accelerate(self.load_classifier(), settings.get("inference", "torch"))
@@ -302,10 +303,6 @@ class Experiment:
                 if empty:
                     print(f"{name}: {empty} of {len(ids)} images have an all-zero CAM; their masks will be background")
         return stage
-
-    def judge_alone(self) -> None:
-        """Let `cam` make and read the CAMs of `judge_ids` alone: enough for a study that trains no model on masks."""
-        self._folders["cams"] = self.cams(judged=True).folder
 
     def compute_cam(self, model: CamClassifier, image_id: str, scales: list[float] | None = None) -> np.ndarray:
         """Compute one image's CAM (C,H,W) float32 of the classes present; other scales on request."""

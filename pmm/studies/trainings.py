@@ -157,8 +157,8 @@ def run_augmentations(experiment: Experiment, path: Path | None = None) -> Recor
     than the run's own lives in a run folder of its own below `ablation/`.
 
     Returns:
-        A cell has augment, seed, s (0 or the run's), alpha, miou, c_v (mean over the channels with a foreground) and
-        val_map of the classifier.
+        A cell has augment, seed, s (0 or the run's), alpha, miou, c_v (mean over the channels with a foreground, of all
+        images that judge) and val_map of the classifier.
 
     Raises:
         InputError: no training image has a ground truth.
@@ -186,20 +186,20 @@ def run_methods(experiment: Experiment, path: Path | None = None) -> Record:
 
 
 def _method_cell(experiment: Experiment, method: str, gauss_compat: float | None, seed: int) -> list[Cell]:
-    sibling = _sibling(experiment, experiment.params.cls_augment, seed)
-    if sibling is not experiment:
-        sibling.judge_alone()
-    return [chosen_and_judged(sibling, method, gauss_compat)]
+    return [chosen_and_judged(_sibling(experiment, experiment.params.cls_augment, seed), method, gauss_compat)]
 
 
 def _sibling(experiment: Experiment, augment: str, seed: int) -> Experiment:
-    """The run with another classifier, in a run folder of its own below `ablation/`; the run itself for its own."""
+    """The run with another classifier, in a run folder of its own below `ablation/`; the run itself for its own.
+
+    A sibling makes CAMs of the images that judge alone.
+    """
     p = experiment.params
     if (augment, seed) == (p.cls_augment, p.seed):
         return experiment
     changes = {"cls_augment": augment, "seed": seed, "run_name": f"{augment}_seed{seed}"}
     changes["runs_dir"] = str(experiment.run.path.resolve() / "ablation")
-    return Experiment(check_params({**p.model_dump(), **changes}, "ablation"))
+    return Experiment(check_params({**p.model_dump(), **changes}, "ablation"), judges_alone=True)
 
 
 def _augment_cells(experiment: Experiment, augment: str, seed: int) -> Iterator[Cell]:
@@ -214,7 +214,7 @@ def _augment_cells(experiment: Experiment, augment: str, seed: int) -> Iterator[
 
 
 def _mean_variation(experiment: Experiment) -> float:
-    cams = (experiment.cam(i)[1] for i in experiment.train_ids)
+    cams = (experiment.cam(i)[1] for i in experiment.judge_ids)
     found = np.concatenate([coefficient_of_variation(cam, experiment.params.t) for cam in cams])
     found = found[found > 0]  # channels with a foreground
     return float(found.mean()) if found.size else float("nan")

@@ -454,12 +454,11 @@ def test_masks_are_made_for_all_training_images_and_judged_on_the_judges(tmp_pat
 
 
 def test_a_study_may_make_the_cams_of_the_judges_alone(tmp_path):
-    experiment = Experiment(own_voc(tmp_path))
-    experiment.judge_alone()
+    experiment = Experiment(own_voc(tmp_path), judges_alone=True)
     found = {i: experiment.cam(i)[1] for i in experiment.judge_ids}
     folder = experiment.run.path / "cams_judged"
     assert sorted(path.stem for path in folder.glob("*.npz")) == ["a", "b"] and experiment.run.recorded("cams") is None
-    assert experiment.cams(judged=True).reused
+    assert experiment.cams().reused
     whole = Experiment(experiment.params)
     assert all(np.array_equal(whole.cam(i)[1], cam) for i, cam in found.items())  # of a classifier that is reused
     assert len(list((experiment.run.path / "cams").glob("*.npz"))) == 4
