@@ -156,12 +156,14 @@ def losses_figure(record: Record, live: Mapping[str, float] | None = None) -> Ca
 
 
 @styled
-def gains_figure(record: Record, titles: Sequence[str] | None = None) -> CaptionedFigure:
-    """Draw what each loss, or those of `titles`, gains over cross-entropy on the same masks, a colour a kind of masks.
+def gains_figure(record: Record) -> CaptionedFigure:
+    """Draw what each loss gains over cross-entropy on the same masks, a colour a kind of masks.
 
-    `record` is as `trainings.run_losses` returned.
+    `record` is as `trainings.run_losses` returned; of more than MOST settings those of `LOSS_TITLES` are drawn.
     """
-    found = {key: gain for key, gain in trainings.loss_gains(record).items() if titles is None or key[1] in titles}
+    found = trainings.loss_gains(record)
+    if len(found) > MOST:
+        found = {key: gain for key, gain in found.items() if key[1] in trainings.LOSS_TITLES}
     xlabel = "val mIoU against cross-entropy, points: mean of the seeds and spread"
     figure, axis, colours = _setting_axis(list(found), 1.5, xlabel)
     for place, (gain, colour) in enumerate(zip(found.values(), colours, strict=True)):

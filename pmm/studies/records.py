@@ -278,9 +278,10 @@ def made_with(record: Record) -> str:
     """Say in words what the scores of a record were measured on."""
     made = record.manifest
     seeds = f"seed {made['seeds'][0]}" if len(made["seeds"]) == 1 else f"{len(made['seeds'])} seeds"
+    gpu = made.get("environment", {}).get("gpu")
     return (
         f"{made['dataset']}, {made['images']} images of split {made['split']}, {made['training_images']} training "
-        f"images, {seeds}, {made['method']}, CRF: {'yes' if made['crf'] else 'no'}"
+        f"images, {seeds}, {made['method']}, CRF: {'yes' if made['crf'] else 'no'}{f', on an {gpu}' if gpu else ''}"
     )
 
 

@@ -64,13 +64,20 @@ def scored(settings, scores):
     return Record({"params": Params().model_dump()}, cells)
 
 
-def test_gains_are_those_of_the_named_losses():
-    record = scored(loss_settings(), lambda s: (0.5 + 0.01 * (s.pus == "clamp"), 0.5))
-    figure = figures.gains_figure(record, ["clamp, paper, 0.3/1"])
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    kinds = ("ground truth", "ppmg", "threshold", "noisy")
-    assert labels == [f"clamp, paper, 0.3/1  [{masks}]" for masks in kinds]
-    assert to_png(figures.gains_figure(record)).startswith(PNG)
+def test_of_few_losses_all_gains_are_drawn_and_of_many_those_that_all_masks_have():
+    def labels(settings):
+        """Read the lines of the chart."""
+        figure = figures.gains_figure(scored(settings, lambda s: (0.5 + 0.01 * (s.pus == "clamp"), 0.5)))
+        assert to_png(figure).startswith(PNG)
+        return [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+    few = [s for s in loss_settings() if s.masks == "ppmg"]
+    assert labels(few) == [f"{s.title}  [ppmg]" for s in few if s.pus != "none"]
+    assert labels(loss_settings()) == [
+        f"{title}  [{masks}]"
+        for masks in ("ground truth", "ppmg", "threshold", "noisy")
+        for title in ("clamp, paper, 0.3/1", "ignore, paper, 0.3/1", "pow, 0.3/0.5")
+    ]
 
 
 def test_losses_have_a_line_a_setting():
@@ -120,4 +127,4 @@ def test_every_study_is_drawn_with_caption_and_alternative_text():
     ]
     for figure in drawn:
         assert to_png(figure).startswith(PNG) and len(figure.caption) > 20 and len(figure.alt) > 20
-    assert figures.beta_kappa_maps(load_record("pus_ablations")) is None
+    assert figures.beta_kappa_maps(load_record("voc2012_animals_training_ablations")) is None

@@ -143,12 +143,14 @@ def test_every_committed_file_is_a_record_with_its_data():
     folder = records.project_root() / "results"
     names = [path.stem for path in folder.glob("*_ablations.json")]
     scenes = [name for name in names if load_record(name).manifest["dataset"] == "sample scenes"]
-    assert len(scenes) == 5
+    assert len(scenes) == 4
     for name in names:
         record = load_record(name)
         assert name not in scenes or record.manifest["images"] in (80, 240)
         seeds = {cell["seed"] for cell in record.cells if "seed" in cell}
-        assert seeds <= set(record.manifest["seeds"]) and "None" not in records.origin(record, name)
+        origin, gpu = records.origin(record, name), record.manifest["environment"]["gpu"]
+        assert seeds <= set(record.manifest["seeds"]) and "None" not in origin
+        assert origin.endswith(f"on an {gpu}." if gpu else ("CRF: yes.", "CRF: no."))
 
 
 def test_section_spells_settings_and_keeps_shares(record):
