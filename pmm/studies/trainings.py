@@ -88,14 +88,20 @@ SETTINGS = (  # the comparison of notebook 05; the masks called threshold are th
 )
 # the losses that notebook 07 tries on all of `MASKS`, as `LossSetting` takes them
 LOSSES = (("none",), ("clamp", "paper", 0.3, 1.0), ("ignore", "paper", 0.3, 1.0), ("pow", "paper", 0.3, 0.5))
+# what photographs asked for beyond these: a gate that opens earlier, and the joint CRF's masks
+LATER = (
+    LossSetting("ppmg", "clamp", "paper", 0.5, 1.0),
+    LossSetting("ppmg", "ignore", "paper", 0.5, 1.0),
+    LossSetting("crf"),
+)
 LOSS_TITLES = tuple(LossSetting("ppmg", *loss).title for loss in LOSSES)
 
 
 def loss_settings() -> list[LossSetting]:
-    """List the long comparison: `SETTINGS`, `LOSSES` x `MASKS`, and beta x kappa of the paper's clamp; each once."""
+    """List the long comparison, each once: `SETTINGS`, `LOSSES` x `MASKS`, beta x kappa of the clamp, `LATER`."""
     found = [*SETTINGS, *(LossSetting(masks, *loss) for masks in MASKS for loss in LOSSES)]
     found += [LossSetting(masks, "clamp", "paper", b, k) for masks in FINE_MASKS for b in BETAS for k in KAPPAS]
-    return sorted(dict.fromkeys(found), key=lambda setting: MASKS.index(setting.masks))
+    return sorted(dict.fromkeys([*found, *LATER]), key=lambda setting: (*MASKS, "crf").index(setting.masks))
 
 
 def run_losses(experiment: Experiment, settings: Iterable[LossSetting] = SETTINGS, path: Path | None = None) -> Record:

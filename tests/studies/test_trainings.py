@@ -96,9 +96,7 @@ def test_the_committed_studies_hold_these_settings():
         tried = [LossSetting(*(cell[key] for key in keys)) for cell in cells]
         assert tried[::3] == tried[1::3] == tried[2::3] and [cell["seed"] for cell in cells[:3]] == [0, 1, 2]
         assert [cell["title"] for cell in cells] == [setting.title for setting in tried]
-    assert {*loss_settings()} == {
-        LossSetting(*(c[key] for key in keys)) for c in load_record("training_ablations").cells
-    }
+        assert set(tried) <= set(loss_settings())
 
 
 def test_the_record_is_whole_and_differences_are_taken_seed_by_seed(record):
@@ -125,7 +123,7 @@ def test_sentences_and_section_follow_the_numbers(record):
 
 def test_the_long_comparison_extends_that_of_notebook_05():
     found = loss_settings()
-    assert set(SETTINGS) <= set(found) and len(found) == 29
+    assert set(SETTINGS) <= set(found) and len(found) == 32
     for masks in MASKS:
         assert set(LOSS_TITLES) <= {s.title for s in found if s.masks == masks}
 
