@@ -1,4 +1,4 @@
-"""The command line: `pmm run`, `pmm check`, `pmm report`, `pmm params`.
+"""The command line: `pmm run`, `pmm check`, `pmm report`, `pmm params`, and without a run `pmm masks`, `pmm eval`.
 
 Heavy imports wait until a command needs them. A user's mistake is one line on stderr and exit code 2,
 a failure inside a notebook is exit code 1, Ctrl-C is exit code 130.
@@ -108,6 +108,67 @@ def params() -> None:
     for *cells, meaning in rows:
         padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         click.echo("  ".join((*padded, meaning)))
+
+
+_folder = click.Path(path_type=Path)
+
+
+@main.command()
+@click.option("--cams", required=True, type=_folder, metavar="DIR", help="CAM files, named as the images.")
+@click.option("--images", required=True, type=_folder, metavar="DIR", help="The images.")
+@click.option("--out", required=True, type=_folder, metavar="DIR", help="Where the masks go.")
+@click.option(
+    "--labels", "label_file", type=_folder, metavar="FILE", help="Labels: table image,labels or cls_labels.npy."
+)
+@click.option("--classes", type=_folder, metavar="FILE", help="Class names, one a line, in the order of the ids.")
+@click.option("--first-class", type=click.IntRange(0, 1), help="What counts the first class.")
+@click.option(
+    "-p", "overrides", multiple=True, metavar="NAME=VALUE", help="s, alpha, ... or method=crf; may be repeated."
+)
+def masks(
+    cams: Path, images: Path, out: Path, label_file: Path | None, classes: Path | None, first_class: int | None,
+    overrides: Sequence[str],
+) -> None:  # fmt: skip
+    """Turn CAMs of any project into pseudo-masks: palette PNGs."""
+    from pmm.run.compute import METHODS
+    from pmm.run.folders import make_masks, read_labels
+    from pmm.run.params import check_params, parse_override
+
+    own = dict(parse_override(text) for text in overrides)
+    if (method := own.pop("method", "ppmg")) not in METHODS:
+        raise InputError(f"method = {method}: choose one of {', '.join(METHODS)}")
+    params = check_params(own, "-p")
+    labels = read_labels(label_file, classes) if label_file else None
+    found = make_masks(cams, images, out, method, params.model_dump(), labels, first_class)
+    click.echo(
+        f"{out}: {len(found.new)} new masks ({found.seconds:.2f} s each), {len(found.kept)} were there; "
+        f"{len(found.empty)} of the new are background alone"
+    )
+    if found.without_cam:
+        click.echo(f"pmm: {len(found.without_cam)} images have no CAM: {_some(found.without_cam)}", err=True)
+        raise SystemExit(1)
+
+
+@main.command(name="eval")
+@click.option("--masks", "mask_folder", required=True, type=_folder, metavar="DIR", help="Index PNGs to score.")
+@click.option("--truth", required=True, type=_folder, metavar="DIR", help="Ground truth, index PNGs of the same names.")
+@click.option("--classes", type=_folder, metavar="FILE", help="Class names, one a line; by default numbers.")
+def evaluate(mask_folder: Path, truth: Path, classes: Path | None) -> None:
+    """Print the IoU of each class, and their mean, of a folder of masks."""
+    from pmm.run.folders import score_masks
+
+    score, without = score_masks(mask_folder, truth, classes)
+    width = max(map(len, score["iou"]))
+    for name, value in score["iou"].items():
+        click.echo(f"{name.ljust(width)}  {'does not occur' if value != value else format(value, '7.2%')}")
+    accuracy = f"pixel accuracy {score['pixel_accuracy']:.2%}"
+    click.echo(f"mIoU {score['miou']:.2%}, {accuracy}, {score['images']} images")
+    if without:
+        click.echo(f"{len(without)} masks have no ground truth and are not scored: {_some(without)}")
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
 
 
 def _load(parameter_file: Path, overrides: Sequence[str]) -> Params:

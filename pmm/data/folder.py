@@ -75,7 +75,7 @@ def _read_entries(table: Path, folder: Path) -> dict[str, Entry]:
     """Image id -> line of the table, each checked against the images that exist."""
     entries: dict[str, Entry] = {}
     known = index_images(folder)
-    for number, row in _read_rows(table):
+    for number, row in read_table(table):
         cell = row["image"].strip()
         path = known.get(Path(cell).stem)
         path = path if path is not None and path.name == cell else known.get(cell, folder / cell)
@@ -92,8 +92,8 @@ def _read_entries(table: Path, folder: Path) -> dict[str, Entry]:
     return entries
 
 
-def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and rows of the table, which must have the columns image and labels."""
+def read_table(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Read line numbers and rows of a table, which must have the columns image and labels; InputError if it cannot."""
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)

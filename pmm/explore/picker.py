@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pmm.data.images import class_palette, load_cams, read_image
+from pmm.data.cams import load_cams
+from pmm.data.images import class_palette, read_image
 from pmm.errors import InputError
 from pmm.explore import drawing
 from pmm.figures.style import spaced

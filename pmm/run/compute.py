@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pmm.data import SegmentationData
-from pmm.data.images import class_palette, image_size, load_cams, read_image, read_mask, save_cams, write_mask
+from pmm.data.cams import load_cams, save_cams
+from pmm.data.images import class_palette, image_size, read_image, read_mask, write_mask
 from pmm.data.transforms import Augmentation, augment
 from pmm.errors import InputError
 from pmm.method.crf import CRFSettings
@@ -151,6 +153,13 @@ def write_cams(
         done = cams_in_batches(model, equal_sizes(todo, sizes, size), load, save, **options)
     _exhaust(done, "CAMs", len(image_ids), len(todo))
     return sum(not load_cams(folder / f"{i}.npz")[1].any() for i in image_ids)
+
+
+def crf_settings(settings: dict[str, Any], joint: bool = False) -> CRFSettings:
+    """Return the dense CRF of the parameters crf_*, that of PPMG or the joint one."""
+    compat = settings["crf_joint_gauss_compat" if joint else "crf_gauss_compat"]
+    own = {field.name: settings[f"crf_{field.name}"] for field in fields(CRFSettings)}
+    return CRFSettings(**{**own, "gauss_compat": compat})
 
 
 def mask_function(method: str, settings: dict[str, Any], crf: CRFSettings) -> MaskFunction:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from pmm.data import SegmentationData, open_dataset
-from pmm.data.images import load_cams
+from pmm.data.cams import load_cams
 from pmm.data.scenes import compose_scenes
 from pmm.data.transforms import Augmentation
 from pmm.errors import InputError
@@ -322,10 +322,7 @@ class Experiment:
 
     def crf_settings(self, joint: bool = False) -> CRFSettings:
         """Return the dense CRF's settings, of PPMG or of the joint CRF."""
-        p = self.params
-        kernel = p.pick("crf_gauss_sxy", "crf_bilateral_*", "crf_iterations", "crf_engine")
-        compat = p.crf_joint_gauss_compat if joint else p.crf_gauss_compat
-        return CRFSettings(gauss_compat=compat, **{name.removeprefix("crf_"): v for name, v in kernel.items()})
+        return compute.crf_settings(self.params.model_dump(), joint)
 
     def pseudo_masks(self, method: str) -> Stage:
         """Make the pseudo-masks of all training images; evaluate those of `judge_ids`.

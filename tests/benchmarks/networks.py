@@ -15,7 +15,8 @@ from measure import interleave, ratios, spread
 from recipe import photograph
 from torch.nn.functional import interpolate
 
-from pmm.data.images import read_image, save_cams, write_jpeg
+from pmm.data.cams import save_cams
+from pmm.data.images import read_image, write_jpeg
 from pmm.data.transforms import Augmentation, augment
 from pmm.method.cam import normalize_cam
 from pmm.method.losses import PretendedUnderfittingLoss

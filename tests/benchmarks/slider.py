@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from recipe import blobs, photograph
 
-from pmm.data.images import save_cams
+from pmm.data.cams import save_cams
 from pmm.explore.app import Explorer
 from pmm.explore.masks import masks_panel
 from pmm.explore.smoothing import smoothing_panel

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pmm.data.images import save_cams
+from pmm.data.cams import save_cams
 from pmm.method.crf import CRFSettings
 from pmm.run.folder import RunFolder
 from pmm.run.params import Params

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pmm.data.images import load_cams, save_cams
+from pmm.data.cams import load_cams, save_cams
 from pmm.errors import InputError
 from pmm.method.cam import check_cam, check_class_ids, normalize_cam
 

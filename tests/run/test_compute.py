@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pmm.data.images import save_cams, write_jpeg, write_mask
+from pmm.data.cams import save_cams
+from pmm.data.images import write_jpeg, write_mask
 from pmm.errors import InputError
 from pmm.method.crf import CRFSettings
 from pmm.method.pseudo_mask import crf_pseudo_mask, ppmg

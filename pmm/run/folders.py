@@ -1,0 +1,218 @@
+"""Whole folders without a run: pseudo-masks from anybody's CAMs, and the score of anybody's masks."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from pmm.data.cams import CAM_SUFFIXES, read_arrays, read_foreign_cams
+from pmm.data.folder import read_table
+from pmm.data.images import VOC_CLASSES, class_palette, index_images, read_image, read_mask, voc_palette, write_mask
+from pmm.data.voc import class_ids_of, read_class_names, with_background
+from pmm.errors import InputError
+from pmm.files import read_json, write_text
+from pmm.method.metrics import SegmentationScore
+from pmm.run.compute import MaskFunction, crf_settings, mask_function
+from pmm.threads import map_images
+
+SETTINGS_FILE = ".settings.json"  # beside the masks: how they were made
+USED = {  # way to make masks -> the parameters it reads beside crf_*
+    "threshold": ("cam_threshold",), "crf": ("alpha_crf",),
+    "ppmg_s0": ("alpha", "t", "variant"), "ppmg": ("s", "alpha", "t", "variant"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Image-level labels of a folder of images."""
+
+    class_names: tuple[str, ...]  # index 0 is background
+    of: dict[str, tuple[int, ...]]  # image id -> sorted class ids
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `make_masks` did: ids of images, and the seconds that a new mask took."""
+
+    new: list[str]
+    kept: list[str]  # masks that were there
+    empty: list[str]  # of the new ones, those that are background alone
+    without_cam: list[str]  # images of the labels, or of the folder, that have no CAM
+    seconds: float
+
+
+def read_labels(path: Path, classes: Path | None = None) -> Labels:
+    """Read image-level labels: a table image,labels (.csv) or the cls_labels.npy that IRN, SEAM and others share.
+
+    Class ids follow `classes`, a file with a name a line; else VOC where all names are VOC's, else the alphabet.
+
+    Raises:
+        InputError: the file is missing or malformed, or names an unknown class.
+    """
+    names = read_class_names(classes) if classes else None
+    if path.suffix == ".npy":
+        return _label_vectors(path, names)
+    found = {Path(row["image"].strip()).stem: row["labels"].split() for _, row in read_table(path)}
+    if names is None:
+        used = sorted(set().union(*found.values()))
+        names = VOC_CLASSES if set(used) <= set(VOC_CLASSES[1:]) else with_background(used, path)
+    return Labels(names, {image_id: class_ids_of(own, names, path) for image_id, own in found.items()})
+
+
+def _label_vectors(path: Path, names: tuple[str, ...] | None) -> Labels:
+    content = read_arrays(path)
+    vectors = {key: np.asarray(value) for key, value in content.items()} if isinstance(content, dict) else {}
+    lengths = {value.shape for value in vectors.values()}
+    if len(lengths) != 1 or len(length := lengths.pop()) != 1:
+        raise InputError(f"{path}: a vector of labels an image expected, all of one length, as IRN's cls_labels.npy")
+
+    if names is None:
+        voc = length[0] == len(VOC_CLASSES) - 1
+        names = VOC_CLASSES if voc else with_background([f"class{k}" for k in range(1, length[0] + 1)], path)
+    if len(names) - 1 != length[0]:
+        raise InputError(f"{path}: found {length[0]} labels an image for {len(names) - 1} classes; correct --classes")
+    found = {_image_id(key): tuple((np.flatnonzero(value) + 1).tolist()) for key, value in vectors.items()}
+    return Labels(names, found)
+
+
+def _image_id(key: Any) -> str:
+    """Spell an id: IRN writes 2007_000032 as the number 2007000032."""
+    text = str(key)
+    return f"{text[:4]}_{text[4:]}" if isinstance(key, int | np.integer) and len(text) == 10 else text
+
+
+def make_masks(
+    cams: Path,
+    images: Path,
+    out: Path,
+    method: str,
+    params: Mapping[str, Any],
+    labels: Labels | None = None,
+    first_class: int | None = None,
+) -> Made:
+    """Turn every CAM of a folder into a palette PNG, several images at a time; masks that are there are kept.
+
+    Args:
+        cams: files as in `read_foreign_cams`, named as the images.
+        images: the folder of the images.
+        out: where `<id>.png` go, with a record of the settings.
+        method: of `compute.METHODS`.
+        params: all parameters, such as s, alpha and workers.
+        labels: of the images; every CAM must have its image's classes then. The colours are those of its classes.
+        first_class: see `read_foreign_cams`.
+
+    Raises:
+        InputError: a folder is missing or has no such files, a CAM has no image, an image no label, `out` holds masks
+            of other settings, or as `read_foreign_cams`.
+    """
+    given, pictures = _files(cams, CAM_SUFFIXES, "CAM"), index_images(_folder(images))
+    _refuse(f"{cams}: no image of that name in {images} for", [i for i in given if i not in pictures])
+    if labels:
+        _refuse(f"{cams}: the labels do not name", [i for i in given if i not in labels.of])
+    crf = crf_settings(dict(params), joint=method == "crf")
+    used = {name: params[name] for name in USED[method]}
+    _keep_settings(out, {"method": method, **used, **(asdict(crf) if method != "threshold" else {})})
+    make = mask_function(method, dict(params), crf)
+    palette = class_palette(labels.class_names) if labels else voc_palette()
+    work = partial(_make_mask, make, palette, labels, first_class)
+    todo = [(given[i], pictures[i], out / f"{i}.png") for i in given if not (out / f"{i}.png").exists()]
+    started = time.perf_counter()
+    done = map_images(work, todo, workers=params["workers"], processes=crf.engine != "lattice")
+    bar = tqdm(done, desc=method, total=len(given), initial=len(given) - len(todo), unit="image")
+    new = dict(zip([files[2].stem for files in todo], bar, strict=True))
+    seconds = (time.perf_counter() - started) / max(len(todo), 1)
+    expected = [i for i in labels.of if i in pictures] if labels else list(pictures)
+    kept = [i for i in given if i not in new]
+    return Made(
+        list(new), kept, [i for i, any_ in new.items() if not any_], sorted(set(expected) - set(given)), seconds
+    )
+
+
+def _make_mask(
+    make: MaskFunction,
+    palette: np.ndarray,
+    labels: Labels | None,
+    first_class: int | None,
+    files: tuple[Path, Path, Path],
+) -> bool:
+    """Write one mask; return whether it has a foreground."""
+    cam_file, image_file, mask_file = files
+    image = read_image(image_file)
+    own = {"labels": labels.of[mask_file.stem], "n_classes": len(labels.class_names) - 1} if labels else {}
+    class_ids, cam = read_foreign_cams(cam_file, image.shape[:2], first_class=first_class, **own)
+    mask = make(image, cam, class_ids)
+    write_mask(mask_file, mask, palette)
+    return bool(mask.any())
+
+
+def score_masks(masks: Path, truth: Path, classes: Path | None = None) -> tuple[dict[str, Any], list[str]]:
+    """Score every mask of a folder that has a ground truth of the same name.
+
+    Args:
+        masks, truth: folders of index PNGs; 255 in the truth is not scored.
+        classes: a file with a name a line; by default the mask values are numbered, as many as occur.
+
+    Returns:
+        miou, iou by class name and pixel_accuracy, fractions, and images, their number; and the ids of masks without a
+        ground truth.
+
+    Raises:
+        InputError: a folder is missing or has no PNG, no name is in both, or as `read_mask`.
+    """
+    own, exact = _files(masks, (".png",), "mask"), _files(truth, (".png",), "mask")
+    both = [i for i in own if i in exact]
+    if not both:
+        raise InputError(f"{truth}: none of its {len(exact)} files has the name of one of the {len(own)} in {masks}")
+    names = read_class_names(classes) if classes else ()
+    n_classes = len(names) or 1 + max(_largest(files[i]) for files in (own, exact) for i in both)
+    score = SegmentationScore(names or tuple(map(str, range(n_classes))))
+    pairs = map_images(lambda i: (read_mask(exact[i], n_classes), read_mask(own[i], n_classes)), both)
+    for image_id, (target, mask) in zip(both, tqdm(pairs, desc="score", total=len(both), unit="image"), strict=True):
+        if target.shape != mask.shape:
+            sizes = " and ".join(f"{shape[1]} x {shape[0]} px" for shape in (mask.shape, target.shape))
+            raise InputError(f"{own[image_id]}: mask and ground truth have {sizes}; give them one size")
+        score.update(target, mask)
+    return {**score.result(), "images": len(both)}, [i for i in own if i not in exact]
+
+
+def _largest(path: Path) -> int:
+    mask = read_mask(path)
+    return int(mask[mask != 255].max(initial=0))
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; check the name")
+    return path
+
+
+def _files(folder: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
+    """Id -> file of those with one of the suffixes, sorted; InputError where there is none."""
+    found = {path.stem: path for path in sorted(_folder(folder).iterdir()) if path.suffix in suffixes}
+    if not found:
+        raise InputError(f"{folder}: no {what} in it; a {what} is a file {', '.join(f'*{s}' for s in suffixes)}")
+    return found
+
+
+def _refuse(reason: str, ids: Sequence[str]) -> None:
+    if ids:
+        listed = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+        raise InputError(f"{reason} {len(ids)} of its files: {listed}")
+
+
+def _keep_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Record how a folder's masks are made; refuse a folder whose masks were made otherwise."""
+    known = read_json(out / SETTINGS_FILE)
+    for name in settings:
+        if known and known.get(name) != settings[name]:
+            was = f"{name} = {known.get(name)}, asked for {settings[name]}"
+            raise InputError(f"{out}: holds masks of other settings ({was}); choose another folder, or delete it")
+    write_text(out / SETTINGS_FILE, json.dumps(settings, indent=1) + "\n")
