@@ -1,4 +1,4 @@
-"""The command line: `pmm run`, `pmm check`, `pmm report`, `pmm params`, and without a run `pmm masks`, `pmm eval`.
+"""The command line: `pmm run`, `pmm check`, `pmm report`, `pmm params`; for other projects `pmm masks`, `cams`, `eval`.
 
 Heavy imports wait until a command needs them. A user's mistake is one line on stderr and exit code 2,
 a failure inside a notebook is exit code 1, Ctrl-C is exit code 130.
@@ -120,7 +120,7 @@ _folder = click.Path(path_type=Path)
 @click.option(
     "--labels", "label_file", type=_folder, metavar="FILE", help="Labels: table image,labels or cls_labels.npy."
 )
-@click.option("--classes", type=_folder, metavar="FILE", help="Class names, one a line, in the order of the ids.")
+@click.option("--classes", type=_folder, metavar="FILE", help="Class names, one a line, or: voc.")
 @click.option("--first-class", type=click.IntRange(0, 1), help="What counts the first class.")
 @click.option(
     "-p", "overrides", multiple=True, metavar="NAME=VALUE", help="s, alpha, ... or method=crf; may be repeated."
@@ -149,10 +149,24 @@ def masks(
         raise SystemExit(1)
 
 
+@main.command()
+@click.argument("run_path", type=_folder, metavar="RUN")
+@click.option(
+    "--export", "form", required=True, type=click.Choice(["irn", "pmm"]), help="How other projects write CAMs."
+)
+@click.option("--out", required=True, type=_folder, metavar="DIR", help="Where the files go.")
+def cams(run_path: Path, form: str, out: Path) -> None:
+    """Write the CAMs of a run for other projects."""
+    from pmm.run.folder import RunFolder
+    from pmm.run.folders import export_cams
+
+    click.echo(f"{out}: {export_cams(RunFolder(run_path), out, form)} files, the first class counted as 0")
+
+
 @main.command(name="eval")
 @click.option("--masks", "mask_folder", required=True, type=_folder, metavar="DIR", help="Index PNGs to score.")
 @click.option("--truth", required=True, type=_folder, metavar="DIR", help="Ground truth, index PNGs of the same names.")
-@click.option("--classes", type=_folder, metavar="FILE", help="Class names, one a line; by default numbers.")
+@click.option("--classes", type=_folder, metavar="FILE", help="Class names, one a line, or: voc.")
 def evaluate(mask_folder: Path, truth: Path, classes: Path | None) -> None:
     """Print the IoU of each class, and their mean, of a folder of masks."""
     from pmm.run.folders import score_masks

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pmm.run.folder import project_root
+from pmm.data.cams import save_cams, write_foreign_cams
+from pmm.data.images import write_mask
+from pmm.run.folder import RunFolder, project_root
 
 ROOT = project_root()
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,6 +43,12 @@ def project(tmp_path_factory):
     own.mkdir(parents=True)
     Image.fromarray(np.zeros((30, 40, 3), dtype=np.uint8)).save(own / "a.jpg")
     (own.parent / "labels.csv").write_text("image,labels\na.jpg,bird dog\n")
+    cam = np.linspace(0, 1, 2 * 30 * 40, dtype=np.float32).reshape(2, 30, 40)
+    write_foreign_cams(own.parent / "cams" / "a.npy", [1, 2], cam, "irn")
+    with RunFolder(project / "runs" / "demo").stage("cams", {}) as stage:
+        save_cams(stage.folder / "a.npz", [1, 2], cam)
+    for folder in (own.parent / "masks", project / "my_masks"):
+        write_mask(folder / "a.png", np.full((30, 40), 2))
     return project
 
 
@@ -71,7 +79,8 @@ def test_a_command_works_as_it_is_printed(project, command):
 def test_the_commands_of_all_kinds_are_there():
     assert {"demo", "test", "explore", "lab", "bench"} <= MAKE
     words = " ".join(SHELL)
-    assert words.count("/path/to/my_set") == 2 and all(f"/pmm {name} " in words for name in ("run", "check", "params"))
+    assert words.count("/path/to/my_set") == 6
+    assert all(f"/pmm {name} " in words for name in ("run", "check", "params", "masks", "eval", "cams"))
 
 
 @pytest.mark.parametrize("target", sorted(MAKE))

@@ -25,6 +25,8 @@ from pmm.files import whole_file
 from pmm.method.cam import check_cam, check_class_ids, normalize_cam
 
 CAM_SUFFIXES = (".npz", ".npy", ".pkl", ".pickle")
+FORMS = ("irn", "pmm")  # to write: IRN's and ReCAM's dict, PMM's and SEAM's; both count the first class as 0
+STRIDE = 4  # of IRN's small maps
 NEARLY_ONE = 0.99  # a normalised map's maximum, as float16 or a smaller size may have left it
 
 
@@ -119,6 +121,27 @@ def read_foreign_cams(
         raise InputError(f"{path}: {error}") from None
 
 
+def write_foreign_cams(path: Path, class_ids: npt.ArrayLike, cams: npt.ArrayLike, form: str) -> None:
+    """Write one image's CAMs as another project does; the file appears whole or not at all.
+
+    Args:
+        path: file to write, a .npy; its folder is made where missing.
+        class_ids, cams: as in `save_cams`; the values are kept as float32.
+        form: of `FORMS`.
+
+    Raises:
+        InputError: as `save_cams`, or the form is unknown.
+    """
+    maps = check_cam(cams, "cams")
+    keys = check_class_ids(class_ids, len(maps)) - 1
+    if form not in FORMS:
+        raise InputError(f"form = {form}: choose one of {', '.join(FORMS)}")
+    by_class = {int(key): each for key, each in zip(keys, maps, strict=True)}
+    content = by_class if form == "pmm" else {"keys": keys, "cam": maps[:, ::STRIDE, ::STRIDE], "high_res": maps}
+    with whole_file(path) as file:
+        np.save(file, np.array(content, dtype=object), allow_pickle=True)
+
+
 def _fitted(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bring raw or normalised maps (C,h,w) to the image's size and to [0,1]."""
     maps = np.asarray(maps, np.float32)
@@ -148,7 +171,7 @@ def _class_ids(keys: Sequence[int], labels: Sequence[int] | None, first_class: i
         if not fits:
             raise InputError(
                 f"its keys {_listed(keys)} are not the image's classes {_listed(labels)}, neither counted from 1 nor "
-                "from 0; correct the labels or make this CAM again"
+                "from 0; correct the labels or the order of the classes (--classes)"
             )
         first_class = fits[0]
     ids = keys + 1 - (first_class or 0)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from pmm.data.cams import CAM_SUFFIXES, read_arrays, read_foreign_cams
+from pmm.data.cams import CAM_SUFFIXES, load_cams, read_arrays, read_foreign_cams, write_foreign_cams
 from pmm.data.folder import read_table
 from pmm.data.images import VOC_CLASSES, class_palette, index_images, read_image, read_mask, voc_palette, write_mask
 from pmm.data.voc import class_ids_of, read_class_names, with_background
@@ -21,6 +21,7 @@ from pmm.errors import InputError
 from pmm.files import read_json, write_text
 from pmm.method.metrics import SegmentationScore
 from pmm.run.compute import MaskFunction, crf_settings, mask_function
+from pmm.run.folder import RunFolder
 from pmm.threads import map_images
 
 SETTINGS_FILE = ".settings.json"  # beside the masks: how they were made
@@ -52,19 +53,27 @@ class Made:
 def read_labels(path: Path, classes: Path | None = None) -> Labels:
     """Read image-level labels: a table image,labels (.csv) or the cls_labels.npy that IRN, SEAM and others share.
 
-    Class ids follow `classes`, a file with a name a line; else VOC where all names are VOC's, else the alphabet.
+    Args:
+        path: the file.
+        classes: a file with a class name a line, in the order of the ids, or just `voc`; by default classes.txt beside
+            a table, else the alphabet, as in `FolderData`, and for vectors of 20 labels VOC's classes.
 
     Raises:
-        InputError: the file is missing or malformed, or names an unknown class.
+        InputError: a file is missing or malformed, or names an unknown class.
     """
-    names = read_class_names(classes) if classes else None
+    names = read_classes(classes)
     if path.suffix == ".npy":
         return _label_vectors(path, names)
     found = {Path(row["image"].strip()).stem: row["labels"].split() for _, row in read_table(path)}
-    if names is None:
-        used = sorted(set().union(*found.values()))
-        names = VOC_CLASSES if set(used) <= set(VOC_CLASSES[1:]) else with_background(used, path)
+    if names is None and (beside := path.with_name("classes.txt")).is_file():
+        names = read_class_names(beside)
+    names = names or with_background(sorted(set().union(*found.values())), path)
     return Labels(names, {image_id: class_ids_of(own, names, path) for image_id, own in found.items()})
+
+
+def read_classes(classes: Path | None) -> tuple[str, ...] | None:
+    """Return the class names, background first, that a file lists or `voc` stands for; None for None."""
+    return classes and (VOC_CLASSES if str(classes) == "voc" else read_class_names(classes))
 
 
 def _label_vectors(path: Path, names: tuple[str, ...] | None) -> Labels:
@@ -153,12 +162,30 @@ def _make_mask(
     return bool(mask.any())
 
 
+def export_cams(run: RunFolder, out: Path, form: str) -> int:
+    """Write all CAMs of a run as another project does, `<id>.npy`, and return their number.
+
+    Args:
+        run: a run whose CAMs are finished.
+        out: the folder to write to.
+        form: see `write_foreign_cams`.
+
+    Raises:
+        InputError: the run has no finished CAMs, or as `load_cams`.
+    """
+    if (stage := run.recorded("cams")) is None:
+        raise InputError(f"{run.path}: has no finished CAMs; make them first: pmm run ... --only 02")
+    files = _files(stage.folder, (".npz",), "CAM")
+    done = map_images(lambda i: write_foreign_cams(out / f"{i}.npy", *load_cams(files[i]), form), files)
+    return sum(1 for _ in tqdm(done, desc=f"export {form}", total=len(files), unit="image"))
+
+
 def score_masks(masks: Path, truth: Path, classes: Path | None = None) -> tuple[dict[str, Any], list[str]]:
     """Score every mask of a folder that has a ground truth of the same name.
 
     Args:
         masks, truth: folders of index PNGs; 255 in the truth is not scored.
-        classes: a file with a name a line; by default the mask values are numbered, as many as occur.
+        classes: a file with a name a line, or `voc`; by default the mask values are numbered, as many as occur.
 
     Returns:
         miou, iou by class name and pixel_accuracy, fractions, and images, their number; and the ids of masks without a
@@ -171,7 +198,7 @@ def score_masks(masks: Path, truth: Path, classes: Path | None = None) -> tuple[
     both = [i for i in own if i in exact]
     if not both:
         raise InputError(f"{truth}: none of its {len(exact)} files has the name of one of the {len(own)} in {masks}")
-    names = read_class_names(classes) if classes else ()
+    names = read_classes(classes) or ()
     n_classes = len(names) or 1 + max(_largest(files[i]) for files in (own, exact) for i in both)
     score = SegmentationScore(names or tuple(map(str, range(n_classes))))
     pairs = map_images(lambda i: (read_mask(exact[i], n_classes), read_mask(own[i], n_classes)), both)
@@ -189,9 +216,9 @@ def _largest(path: Path) -> int:
 
 
 def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise InputError(f"{path}: no such folder; check the name")
-    return path
+    if path.is_dir():
+        return path
+    raise InputError(f"{path}: no such folder; check the name")
 
 
 def _files(folder: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:

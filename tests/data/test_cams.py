@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pmm.data.cams import read_arrays, read_foreign_cams, save_cams
+from pmm.data.cams import FORMS, read_arrays, read_foreign_cams, save_cams, write_foreign_cams
 from pmm.errors import InputError
 from pmm.method.cam import normalize_cam
 
@@ -93,6 +93,17 @@ def test_the_projects_own_files_need_no_labels(tmp_path):
     ids, cam = read_foreign_cams(tmp_path / "a.npz", SIZE)
     assert ids.tolist() == LABELS
     np.testing.assert_allclose(cam, MAPS, atol=1e-3)  # float16
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_written_for_other_projects_comes_back_bit_for_bit(tmp_path, form):
+    write_foreign_cams(tmp_path / "deep" / "a.npy", [15, 8], MAPS[::-1], form)
+    ids, cam = read_foreign_cams(tmp_path / "deep" / "a.npy", SIZE, LABELS)
+    assert ids.tolist() == LABELS and np.array_equal(cam, MAPS)
+    content = np.load(tmp_path / "deep" / "a.npy", allow_pickle=True).item()  # as their code reads it
+    assert sorted(content["keys"] if form == "irn" else content) == [7, 14]
+    with pytest.raises(InputError, match="form = seam: choose one of irn, pmm"):
+        write_foreign_cams(tmp_path / "b.npy", [8], MAPS[:1], "seam")
 
 
 def test_what_counts_the_first_class_is_told_by_labels_or_by_the_user_and_never_guessed(tmp_path):

@@ -1,6 +1,7 @@
 """Whole folders: masks from anybody's CAMs, their scores, and every mistake in one line."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from pmm.method.cam import normalize_cam
 from pmm.method.pseudo_mask import ppmg
 from pmm.run import folders
 from pmm.run.compute import METHODS, crf_settings
+from pmm.run.folder import RunFolder
 from pmm.run.params import Params
 
 SIZE = 24, 32
+VOC = Path("voc")
 LABELS = {"2007_000032": ("cat",), "2007_000033": ("cat", "person"), "2007_000039": ("dog",)}
 IDS = {name: tuple(sorted(map(VOC_CLASSES.index, names))) for name, names in LABELS.items()}
 P = Params(s=0.3, alpha=2.0).model_dump()
@@ -65,12 +68,12 @@ def complaint(folder, *arguments):
 
 @pytest.mark.parametrize("file", ["labels.csv", "cls_labels.npy"])
 def test_labels_of_both_kinds_are_the_same(folder, file):
-    assert folders.read_labels(folder / file) == folders.Labels(VOC_CLASSES, IDS)
+    assert folders.read_labels(folder / file, VOC) == folders.Labels(VOC_CLASSES, IDS)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_masks_of_a_folder_are_those_of_the_method(folder, method):
-    labels = folders.read_labels(folder / "labels.csv")
+    labels = folders.read_labels(folder / "labels.csv", VOC)
     made = folders.make_masks(folder / "cams", folder / "images", folder / "out", method, P, labels)
     assert made.new == list(IDS) and not (made.kept or made.empty or made.without_cam)
     for name, ids in IDS.items():
@@ -85,7 +88,7 @@ def test_masks_of_a_folder_are_those_of_the_method(folder, method):
 
 
 def test_cams_written_by_this_project_and_by_others_make_the_same_masks(folder):
-    labels = folders.read_labels(folder / "labels.csv")
+    labels = folders.read_labels(folder / "labels.csv", VOC)
     for seed, (name, ids) in enumerate(IDS.items()):
         cam = maps(len(ids), seed).astype(np.float16)
         save_cams(folder / "own" / f"{name}.npz", ids, cam.astype(np.float32))
@@ -95,6 +98,25 @@ def test_cams_written_by_this_project_and_by_others_make_the_same_masks(folder):
     for name in IDS:
         pair = [(folder / f"out_{source}" / f"{name}.png").read_bytes() for source in ("own", "cams")]
         assert pair[0] == pair[1]
+
+
+def test_the_cams_of_a_run_go_out_and_come_back_as_the_same_masks(folder):
+    run = RunFolder(folder / "run")
+    refused = CliRunner().invoke(main, ["cams", str(run.path), "--export", "irn", "--out", str(folder / "irn")])
+    assert refused.exit_code == 2 and "has no finished CAMs" in refused.stderr
+    with run.stage("cams", {}) as stage:
+        for seed, (name, ids) in enumerate(IDS.items()):
+            save_cams(stage.folder / f"{name}.npz", ids, maps(len(ids), seed))
+    labels = folders.read_labels(folder / "labels.csv", VOC)
+    for form in ("irn", "pmm"):
+        sent = CliRunner().invoke(main, ["cams", str(run.path), "--export", form, "--out", str(folder / form)])
+        assert sent.exit_code == 0 and "3 files, the first class counted as 0" in sent.stdout
+        folders.make_masks(folder / form, folder / "images", folder / f"out_{form}", "crf", P, labels)
+    folders.make_masks(stage.folder, folder / "images", folder / "out_own", "crf", P)
+    for name in IDS:
+        found = {(folder / f"out_{source}" / f"{name}.png").read_bytes() for source in ("irn", "pmm")}
+        masks = [read_mask(folder / f"out_{source}" / f"{name}.png") for source in ("irn", "own")]
+        assert len(found) == 1 and np.array_equal(*masks)
 
 
 def test_the_command_goes_on_where_it_stopped_and_refuses_to_mix_settings(folder):
@@ -116,7 +138,7 @@ def test_the_command_goes_on_where_it_stopped_and_refuses_to_mix_settings(folder
 
 def test_images_without_a_cam_are_counted_and_the_exit_code_tells(folder):
     (folder / "cams" / "2007_000032.npy").unlink()
-    result = call(folder, "--labels", folder / "labels.csv", "-p", "method=threshold")
+    result = call(folder, "--labels", folder / "labels.csv", "--classes", "voc", "-p", "method=threshold")
     assert result.exit_code == 1 and result.stderr.splitlines()[-1] == "pmm: 1 images have no CAM: 2007_000032"
     assert len(list((folder / "out").glob("*.png"))) == 2
 
@@ -127,15 +149,15 @@ def test_a_mistake_is_one_line_and_what_is_written_stays(folder, tmp_path):
     assert "may count the classes from 0 or from 1" in complaint(folder)
     (folder / "short.csv").write_text("image,labels\n2007_000032.jpg,cat\n")
     assert "the labels do not name 2 of its files: 2007_000033, 2007_000039" in complaint(
-        folder, "--labels", folder / "short.csv"
+        folder, "--labels", folder / "short.csv", "--classes", "voc"
     )
     (folder / "wrong.csv").write_text((folder / "labels.csv").read_text().replace("dog", "sheep"))
     assert "2007_000039.npy: its keys 11 are not the image's classes 17" in complaint(
-        folder, "--labels", folder / "wrong.csv", "-p", "workers=1"
+        folder, "--labels", folder / "wrong.csv", "--classes", "voc", "-p", "workers=1"
     )
     assert {path.stem for path in (folder / "out").glob("*.png")} == {"2007_000032", "2007_000033"}
     (folder / "images" / "2007_000039.jpg").unlink()
-    said = complaint(folder, "--labels", folder / "labels.csv")
+    said = complaint(folder, "--labels", folder / "labels.csv", "--classes", "voc")
     assert "no image of that name in" in said and said.endswith("1 of its files: 2007_000039")
     with pytest.raises(InputError, match="no such folder"):
         folders.make_masks(folder / "gone", folder / "images", folder / "out", "ppmg", P)
@@ -148,13 +170,15 @@ def test_labels_that_cannot_be_read_are_refused(folder):
     np.save(folder / "vectors.npy", {"a": np.zeros(3), "b": np.zeros(4)}, allow_pickle=True)
     with pytest.raises(InputError, match=r"vectors\.npy: a vector of labels an image expected"):
         folders.read_labels(folder / "vectors.npy")
-    (folder / "classes.txt").write_text("cat\ndog\n")
+    (folder / "two.txt").write_text("cat\ndog\n")
     with pytest.raises(InputError, match=r"found 20 labels an image for 2 classes; correct --classes"):
-        folders.read_labels(folder / "cls_labels.npy", folder / "classes.txt")
+        folders.read_labels(folder / "cls_labels.npy", folder / "two.txt")
     with pytest.raises(InputError, match="found unknown class 'person'"):
-        folders.read_labels(folder / "labels.csv", folder / "classes.txt")
+        folders.read_labels(folder / "labels.csv", folder / "two.txt")
     (folder / "other.csv").write_text("image,labels\na.jpg,tiger lion\n")
     assert folders.read_labels(folder / "other.csv").class_names == ("background", "lion", "tiger")
+    (folder / "classes.txt").write_text("tiger\nlion\n")  # beside the table, as in a folder of one's own
+    assert folders.read_labels(folder / "other.csv") == folders.Labels(("background", "tiger", "lion"), {"a": (1, 2)})
 
 
 def test_eval_scores_what_has_a_ground_truth(tmp_path):
