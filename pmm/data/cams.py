@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pmm.data.images import SegmentationData, image_size
 from pmm.errors import InputError
 from pmm.files import whole_file
 from pmm.method.cam import check_cam, check_class_ids, normalize_cam
@@ -79,6 +80,25 @@ def _read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
     except Exception as error:  # a damaged byte may raise anything from zlib.error to tokenize.TokenError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a readable CAM file ({reason}); delete it and make it again") from None
+
+
+def find_cam_files(folder: Path, image_ids: Sequence[str]) -> list[Path]:
+    """Find the CAM file of each image in a folder; InputError that lists the first images without one."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of CAMs; check the name")
+    known = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in CAM_SUFFIXES}
+    if missing := [i for i in image_ids if i not in known]:
+        listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise InputError(f"{folder}: no CAM for {len(missing)} of {len(image_ids)} images: {listed}; add them")
+    return [known[i] for i in image_ids]
+
+
+def read_cams_of(data: SegmentationData, image_id: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Do as `read_foreign_cams` for an image of a data set, whose file numbers all its classes, chosen or not."""
+    whole = getattr(data, "whole", data)
+    size = image_size(data.image_path(image_id))[::-1]
+    ids, cams = read_foreign_cams(path, size, whole.labels(image_id), n_classes=len(whole.class_names) - 1)
+    return np.array([data.class_names.index(whole.class_names[i]) for i in ids], np.int64), cams
 
 
 def read_foreign_cams(

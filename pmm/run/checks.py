@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -38,6 +39,8 @@ def all_checks(params: Params) -> Iterator[tuple[str, Check]]:
             for role in ("judge_split", "val_split"):
                 if split := getattr(params, role):
                     yield f"split {split}", partial(check_split, data, split, needs_masks=role)
+            if params.cam_dir:
+                yield "CAMs", partial(check_cams, params, data)
     yield "backbone", partial(check_backbone, params)
     yield "segmentation model", partial(check_segmenter, params)
 
@@ -59,6 +62,16 @@ def check_crf(params: Params) -> str:
     settings = CRFSettings(engine=params.crf_engine)
     DenseCRF(np.zeros((16, 16, 3), dtype=np.uint8), settings).posterior(probabilities)
     return f"{params.crf_engine} works"
+
+
+def check_cams(params: Params, data: SegmentationData) -> str:
+    """Check that every training image has a CAM in `cam_dir`, of its classes and readable."""
+    from pmm.data.cams import find_cam_files, read_cams_of
+
+    ids = [i for i in data.ids(params.train_split) if data.labels(i)]
+    files = dict(zip(ids, find_cam_files(Path(located(params.cam_dir)), ids), strict=True))
+    read = map_images(lambda i: read_cams_of(data, i, files[i]), ids)
+    return f"{sum(1 for _ in tqdm(read, total=len(ids), desc='CAMs', unit='image'))} files in {params.cam_dir}"
 
 
 def check_backbone(params: Params) -> str:

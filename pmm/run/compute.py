@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pmm.data import SegmentationData
-from pmm.data.cams import load_cams, save_cams
+from pmm.data.cams import load_cams, read_cams_of, save_cams
 from pmm.data.images import class_palette, image_size, read_image, read_mask, write_mask
 from pmm.data.transforms import Augmentation, augment
 from pmm.errors import InputError
@@ -151,6 +151,21 @@ def write_cams(
     else:
         sizes = list(map_images(lambda i: image_size(data.image_path(i)), todo))
         done = cams_in_batches(model, equal_sizes(todo, sizes, size), load, save, **options)
+    _exhaust(done, "CAMs", len(image_ids), len(todo))
+    return sum(not load_cams(folder / f"{i}.npz")[1].any() for i in image_ids)
+
+
+def take_cams(files: Sequence[Path], data: SegmentationData, image_ids: Sequence[str], folder: Path) -> int:
+    """Write the CAMs of another project, a file of `files` an image, as `<id>.npz`; files that exist are kept.
+
+    Returns:
+        How many images have an all-zero CAM, or no label.
+
+    Raises:
+        InputError: as `read_foreign_cams`.
+    """
+    file_of, todo = dict(zip(image_ids, files, strict=True)), _missing(image_ids, folder, ".npz")
+    done = map_images(lambda i: save_cams(folder / f"{i}.npz", *read_cams_of(data, i, file_of[i])), todo)
     _exhaust(done, "CAMs", len(image_ids), len(todo))
     return sum(not load_cams(folder / f"{i}.npz")[1].any() for i in image_ids)
 

@@ -9,7 +9,7 @@ Here stands what depends on what; `pmm.run.compute` computes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from pmm.data import SegmentationData, open_dataset
-from pmm.data.cams import load_cams
+from pmm.data.cams import find_cam_files, load_cams
 from pmm.data.scenes import compose_scenes
 from pmm.data.transforms import Augmentation
 from pmm.errors import InputError
@@ -289,9 +289,15 @@ class Experiment:
         return load_weights(self.new_classifier(False, output_stride), stage.folder / WEIGHTS)
 
     def cams(self) -> Stage:
-        """Compute the multi-scale CAMs of all training images, or of `judge_ids` alone: see `Experiment`."""
-        p, inputs, alone = self.params, [self.classifier()], self.judges_alone
+        """Compute the multi-scale CAMs of all training images, or of `judge_ids` alone: see `Experiment`.
+
+        Where `cam_dir` names a folder, take them from there: no classifier is trained then.
+        """
+        p, alone = self.params, self.judges_alone
         name, ids = ("cams_judged", self.judge_ids) if alone else ("cams", self.train_ids)
+        if p.cam_dir:
+            return self._foreign_cams(name, ids)
+        inputs = [self.classifier()]
         settings = p.pick("cam_scales", "cam_flip", "cam_output_stride")
         settings = self._with_engine(name, settings | ({"ids": fingerprint({"ids": ids})} if alone else {}), inputs)
         with self.run.stage(name, settings, inputs) as stage:
@@ -302,6 +308,14 @@ class Experiment:
                 stage.facts |= {"images": len(ids), "empty": empty}
                 if empty:
                     print(f"{name}: {empty} of {len(ids)} images have an all-zero CAM; their masks will be background")
+        return stage
+
+    def _foreign_cams(self, name: str, ids: Sequence[str]) -> Stage:
+        files = find_cam_files(Path(located(self.params.cam_dir)), ids)
+        marks = [fingerprint({"ids": ids, "files": [path.name for path in files], "sizes": _sizes(files)})]
+        with self.run.stage(name, self.params.pick("cam_dir"), [self.dataset_stage, self._splits, *marks]) as stage:
+            if not stage.reused:
+                stage.facts |= {"images": len(ids), "empty": compute.take_cams(files, self.data, ids, stage.folder)}
         return stage
 
     def compute_cam(self, model: CamClassifier, image_id: str, scales: list[float] | None = None) -> np.ndarray:

@@ -101,7 +101,7 @@ def run_notebooks(
 
     Args:
         params: checked parameters of the run.
-        notebooks: those wanted, as `find_notebooks` takes them; None runs all.
+        notebooks: those wanted, as `find_notebooks` takes them; None runs all, without the second if `cam_dir` is set.
         folder: folder of the notebooks; the project's unless told.
         verbose: copy what the notebooks print to the terminal.
         report: write `report.html` at the end.
@@ -115,6 +115,9 @@ def run_notebooks(
         NotebookError: a notebook failed otherwise; the message names notebook, cell and executed copy.
     """
     chosen = find_notebooks(notebooks, folder)
+    if params.cam_dir and notebooks is None:
+        chosen = [path for path in chosen if not path.stem.startswith("02")]
+        print(f"02: left out, it is about the classifier; the CAMs come from {params.cam_dir}", flush=True)
     run = open_run(params)
     pages: dict[str, Future[Page]] = {}
     with ThreadPoolExecutor(1) as beside:  # a notebook becomes a page while the next one runs

@@ -95,6 +95,7 @@ class Params(BaseModel):
     multicrop_alpha: float = Field(24.0, gt=0, le=1000, description="background exponent of the rough masks, eq. 2")
     multicrop_cam_scales: list[Scale] = Field([0.5, 1.0], min_length=1, description="image scales of their CAMs")
 
+    cam_dir: str = Field("", description="CAMs of another project, a file an image; empty: the classifier's")
     cam_scales: list[Scale] = Field([0.5, 1.0, 1.5, 2.0], min_length=1, description="image scales, summed")
     cam_output_stride: Literal[0, 8, 16, 32] = Field(0, description="pixels a step of the map; 0: as in training")
     cam_flip: bool = Field(True, description="add the mirrored image's maps")

@@ -108,6 +108,7 @@ def describe(settings: Mapping[str, Any]) -> dict[str, str]:
         "Training split": f"{train}; image-level labels only",
         "Pseudo-masks are judged on": judge,
         "Validation split": val,
+        **({"CAMs": f"of another project, {get('cam_dir')}"} if get("cam_dir") else {}),
         "Pseudo-masks": MASKS.get(get("seg_masks"), str(get("seg_masks"))),
         "Variant of the method": VARIANTS.get(get("variant"), str(get("variant"))),
         "CRF on the predictions": "yes" if get("seg_crf") else "no",

@@ -20,6 +20,7 @@ import pmm
 from pmm.errors import InputError
 from pmm.files import read_json, without_nan, write_text
 from pmm.run.folder import environment, fingerprint, project_root
+from pmm.run.params import Params
 
 if TYPE_CHECKING:
     from pmm.run.experiment import Experiment
@@ -131,7 +132,8 @@ def _finished(made: Mapping[str, Any], path: str | Path | None) -> list[Cell]:
 def _decisive(made: Mapping[str, Any]) -> dict[str, Any]:
     """What of a manifest decides the scores: not where it ran, nor which other cells were asked for."""
     other = PLACES if made["study"] in ("augment", "methods") else (*PLACES, *GRID_AXES)
-    params = {name: value for name, value in made["params"].items() if name not in other}
+    params = Params().model_dump() | made["params"]  # older records lack the newest parameters
+    params = {name: value for name, value in params.items() if name not in other}
     known = ("study", "dataset", "split", "images", "training_images", "crf", "inputs")
     what = {name: made.get(name) for name in known}
     return what | {"params": params, "version": made.get("environment", {}).get("pmm")}

@@ -203,6 +203,8 @@ def _sibling(experiment: Experiment, augment: str, seed: int) -> Experiment:
     p = experiment.params
     if (augment, seed) == (p.cls_augment, p.seed):
         return experiment
+    if p.cam_dir:
+        raise InputError(f"cam_dir = {p.cam_dir}: CAMs from elsewhere have one seed; leave ablation_seeds = [{p.seed}]")
     changes = {"cls_augment": augment, "seed": seed, "run_name": f"{augment}_seed{seed}"}
     changes["runs_dir"] = str(experiment.run.path.resolve() / "ablation")
     return Experiment(check_params({**p.model_dump(), **changes}, "ablation"), judges_alone=True)

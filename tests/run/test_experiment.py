@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 import torch
 
+from pmm.data.cams import write_foreign_cams
 from pmm.data.images import write_jpeg, write_mask
 from pmm.errors import InputError
 from pmm.files import without_nan
+from pmm.method.cam import normalize_cam
 from pmm.networks import training
 from pmm.networks.models import embedded_imagenet_state
 from pmm.run import compute
 from pmm.run import experiment as stages
+from pmm.run.checks import check_cams
 from pmm.run.experiment import Experiment
 from pmm.run.params import Params
+from pmm.studies import trainings
 
 TINY = {
     "run_name": "tiny",
@@ -462,6 +466,33 @@ def test_a_study_may_make_the_cams_of_the_judges_alone(tmp_path):
     whole = Experiment(experiment.params)
     assert all(np.array_equal(whole.cam(i)[1], cam) for i, cam in found.items())  # of a classifier that is reused
     assert len(list((experiment.run.path / "cams").glob("*.npz"))) == 4
+
+
+def test_a_run_starts_from_the_cams_of_another_project_and_trains_no_classifier(tmp_path, no_training):
+    given = own_voc(tmp_path)
+    maps = {i: normalize_cam(np.random.default_rng(n).random((1, 64, 64))) for n, i in enumerate("abcd")}
+    for image_id, key in (("a", 7), ("b", 11), ("c", 11), ("d", 7)):  # VOC's cat and dog, counted from 0
+        write_foreign_cams(tmp_path / "irn" / f"{image_id}.npy", [key + 1], maps[image_id], "irn")
+    run = Experiment(given.model_copy(update={"cam_dir": str(tmp_path / "irn")}))
+    assert run.data.class_names == ("background", "cat", "dog")
+    for image_id, own in zip("abcd", (1, 2, 2, 1), strict=True):
+        ids, cam = run.cam(image_id)
+        assert ids.tolist() == [own]
+        np.testing.assert_allclose(cam, maps[image_id], atol=1e-3)  # kept as float16
+    assert set(np.unique(run.pseudo_mask("ppmg", "b"))) <= {0, 2} and run.run.recorded("classifier") is None
+    assert Experiment(run.params).cams().reused
+    assert "4 files" in check_cams(run.params, run.data)
+    with pytest.raises(InputError, match=r"cam_dir = .*irn: CAMs from elsewhere have one seed; .* = \[0\]$"):
+        trainings._sibling(run, "strong", 1)
+    write_foreign_cams(tmp_path / "irn" / "a.npy", [12], maps["a"], "irn")
+    again = Experiment(run.params.model_copy(update={"run_name": "again"}))
+    with pytest.raises(InputError, match=r"a\.npy: its keys 11 are not the image's classes 8"):
+        again.cams()
+    (tmp_path / "irn" / "d.npy").unlink()
+    with pytest.raises(InputError, match=r"irn: no CAM for 1 of 4 images: d; add them$"):
+        Experiment(run.params).cams()
+    with pytest.raises(InputError, match="no such folder of CAMs"):
+        Experiment(run.params.model_copy(update={"cam_dir": str(tmp_path / "gone")})).cams()
 
 
 def test_judges_that_cannot_judge_are_told_in_one_line(tmp_path, capsys):

@@ -69,6 +69,7 @@ def test_a_study_begun_elsewhere_goes_on_where_its_file_is_laid(tmp_path, capsys
             yield {**told, "round": number}, lambda number=number: [measured.append(number) or SCORES]
 
     elsewhere = {**MADE, "params": {**MADE["params"], "data_dir": "VOC2012", "run_name": "a", "ablation_seeds": [0]}}
+    del elsewhere["params"]["cam_dir"]  # a record from before this parameter
     records.gather(elsewhere, units(0, 1), path)
     assert not capsys.readouterr().out
     found = records.gather(MADE, units(0, 1, 2), path)
