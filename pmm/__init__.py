@@ -17,6 +17,7 @@ per-pixel loss of the segmentation model. `import pmm` offers the paper, arrays 
     eq. 13    pus(L) = L   where L < kappa, else 0                          pus_ignore
     sec. 2.5  the trained model's prediction as the next pseudo-mask        cyclic_pseudo_mask
     baseline  argmax(concat(threshold, X(n)))                               threshold_pseudo_mask
+    your own  X(n) of what torch-cam or grad-cam return                     cam_of_layers
 
 Each is imported when it is first used: masks need neither torch nor matplotlib, the losses need torch.
 
@@ -37,7 +38,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
-    "cam": ("normalize_cam",),
+    "cam": ("cam_of_layers", "normalize_cam"),
     "smoothing": ("coefficient_of_variation", "smooth_cam"),
     "crf": ("CRFSettings", "DenseCRF"),
     "pseudo_mask": (

@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from pmm.data.images import SegmentationData, image_size
 from pmm.errors import InputError
 from pmm.files import whole_file
-from pmm.method.cam import check_cam, check_class_ids, normalize_cam
+from pmm.method.cam import check_cam, check_class_ids, normalize_cam, resize_maps
 
 CAM_SUFFIXES = (".npz", ".npy", ".pkl", ".pickle")
 FORMS = ("irn", "pmm")  # to write: IRN's and ReCAM's dict, PMM's and SEAM's; both count the first class as 0
@@ -167,11 +166,9 @@ def _fitted(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     maps = np.asarray(maps, np.float32)
     if not np.isfinite(maps).all():
         raise InputError("found NaN or infinity in the maps; make this CAM again")
+    maps = resize_maps(maps, size)
     if not len(maps):
-        return np.zeros((0, *size), np.float32)
-    if maps.shape[1:] != tuple(size):
-        scaled = [Image.fromarray(each).resize(size[::-1], Image.Resampling.BILINEAR) for each in maps]
-        maps = np.stack([np.asarray(each) for each in scaled])
+        return maps
     top = maps.max(axis=(1, 2))
     if maps.min() >= 0 and top.max() <= 1 + 1e-3 and (top[top > 0] >= NEARLY_ONE).all():
         return check_cam(maps.clip(0, 1))

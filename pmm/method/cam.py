@@ -1,4 +1,4 @@
-"""Class activation maps (CAMs) as arrays: normalise and check.
+"""Class activation maps (CAMs) as arrays: normalise, check, and take over from other packages.
 
 A CAM says, for each class that is present in an image, how strongly each pixel supports that class. Between
 the stages it is a float32 array (C, H, W) in [0, 1], one channel per present class, at the image's size.
@@ -6,8 +6,12 @@ the stages it is a float32 array (C, H, W) in [0, 1], one channel per present cl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
+from PIL import Image
 
 from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX
@@ -43,6 +47,56 @@ def normalize_cam(cam: ArrayLike) -> np.ndarray:
     extent = scores.max(axis=(1, 2), keepdims=True) - low
     extent[extent == 0] = 1.0  # constant channel: 0 / 1
     return ((scores - low) / extent).astype(np.float32)
+
+
+def cam_of_layers(outputs: Sequence[Any], size: tuple[int, int]) -> np.ndarray:
+    """Make a CAM of what torch-cam or grad-cam return for an image: one output for each class that is present.
+
+    Of each class the maps of all layers are rectified, brought to [0, 1] and to the image's size, and added; the sum is
+    normalised by eq. 1.
+
+    Args:
+        outputs: for each class a map (h,w) or (1,h,w), or a list of such, one a layer and each of its own size; arrays
+            or tensors.
+        size: height and width of the image, pixels.
+
+    Returns:
+        (C, H, W) float32 in [0, 1], a channel for each output, as `ppmg` takes it.
+
+    Raises:
+        InputError: an output holds no map, or one that is not of these shapes or not finite.
+
+    Examples:
+        >>> cam_of_layers([[[[0.0, 2.0]], [[0.0, 1.0], [0.0, 1.0]]]], size=(1, 2))  # one class, two layers
+        array([[[0., 1.]]], dtype=float32)
+    """
+    sums = [sum(_layer(each, size) for each in _layers(output)) for output in outputs]
+    return normalize_cam(np.stack(sums)) if sums else np.zeros((0, *size), np.float32)
+
+
+def _layers(output: Any) -> list[np.ndarray]:
+    """Split an output into maps (h,w) of layers."""
+    each = output if isinstance(output, list | tuple) else [output]
+    found = [np.asarray(one.detach().cpu() if hasattr(one, "detach") else one, dtype=np.float64) for one in each]
+    found = [one[0] if one.ndim == 3 and len(one) == 1 else one for one in found]
+    if not found or any(one.ndim != 2 or not one.size for one in found):
+        shapes = ", ".join(str(one.shape) for one in found) or "none"
+        raise InputError(f"outputs: maps (h, w) or (1, h, w) of each layer expected, got {shapes}")
+    return found
+
+
+def _layer(one: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Rectify a map, normalise it, and scale it to a size."""
+    return resize_maps(normalize_cam(np.maximum(_finite_maps(one[None], "outputs"), 0)), size)[0]
+
+
+def resize_maps(maps: ArrayLike, size: tuple[int, int]) -> np.ndarray:
+    """Scale maps (C, h, w) bilinearly to a size (H, W): (C, H, W) float32, the maps themselves where they have it."""
+    maps = np.asarray(maps, dtype=np.float32)
+    if maps.shape[1:] == tuple(size):
+        return maps
+    scaled = [Image.fromarray(each).resize(size[::-1], Image.Resampling.BILINEAR) for each in maps]
+    return np.stack([np.asarray(each) for each in scaled]) if scaled else np.zeros((0, *size), np.float32)
 
 
 def check_cam(cam: ArrayLike, name: str = "cam") -> np.ndarray:
