@@ -23,7 +23,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 import pmm
+from pmm.errors import InputError
 from pmm.files import read_json, without_nan, write_text
 
 STAGE_FILE = ".stage.json"
@@ -52,6 +55,25 @@ def fingerprint(content: Mapping[str, Any]) -> str:
 def file_mark(path: Path) -> str:
     """Return 16 hexadecimal digits that stand for a file's content; none for a missing one, whose use complains."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+
+@contextmanager
+def alone_in(path: Path) -> Iterator[None]:
+    """Keep a run's folder for this process inside the block; the system frees it when the process dies, however.
+
+    Raises:
+        InputError: another process has it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(f"{path}: another `pmm run` is at work here; wait for it, or give another run_name") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def environment() -> dict[str, Any]:

@@ -36,8 +36,8 @@ from tqdm import tqdm
 from pmm.errors import InputError, MissingDependency
 from pmm.files import write_text
 from pmm.networks import LATE_IMPORTS
-from pmm.run.folder import RunFolder, project_root
-from pmm.run.params import Params, open_run
+from pmm.run.folder import RunFolder, alone_in, project_root
+from pmm.run.params import Params, open_run, run_path
 
 if TYPE_CHECKING:
     from papermill.exceptions import PapermillExecutionError
@@ -110,24 +110,25 @@ def run_notebooks(
         The run's folder.
 
     Raises:
-        InputError: no such notebook, the run's folder belongs to other data, or a notebook met bad input; the message
-            is the notebook's own line.
+        InputError: no such notebook, another process is at work in the run's folder, or it belongs to other data; or a
+            notebook met bad input: the message is the notebook's own line then.
         NotebookError: a notebook failed otherwise; the message names notebook, cell and executed copy.
     """
     chosen = find_notebooks(notebooks, folder)
     if params.cam_dir and notebooks is None:
         chosen = [path for path in chosen if not path.stem.startswith("02")]
         print(f"02: left out, it is about the classifier; the CAMs come from {params.cam_dir}", flush=True)
-    run = open_run(params)
-    pages: dict[str, Future[Page]] = {}
-    with ThreadPoolExecutor(1) as beside:  # a notebook becomes a page while the next one runs
-        for executed in _run_each(chosen, run, injected_parameters(params), verbose):
-            if report:
-                pages[executed.stem] = beside.submit(_export, executed)
-    if report:
-        from pmm.run.report import write_report
+    with alone_in(run_path(params)):
+        run = open_run(params)
+        pages: dict[str, Future[Page]] = {}
+        with ThreadPoolExecutor(1) as beside:  # a notebook becomes a page while the next one runs
+            for executed in _run_each(chosen, run, injected_parameters(params), verbose):
+                if report:
+                    pages[executed.stem] = beside.submit(_export, executed)
+        if report:
+            from pmm.run.report import write_report
 
-        print(f"report: {write_report(run, {name: page.result() for name, page in pages.items()})}", flush=True)
+            print(f"report: {write_report(run, {name: page.result() for name, page in pages.items()})}", flush=True)
     return run
 
 

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from pmm.errors import InputError
 from pmm.run.notebooks import NotebookError, find_notebooks, injected_parameters, run_notebooks
-from pmm.run.params import Params
+from pmm.run.params import Params, run_path
 
 PARAMETERS = 'run_name: str = "demo"  # name of the run folder\ns: float = 0.3  # strength'
 
@@ -49,6 +49,24 @@ def test_notebooks_run_in_order_and_are_found_by_number_name_and_path(notebooks)
     for wanted in ("2", "02", "02_b", "notebooks/02_b.ipynb"):
         assert [path.stem for path in find_notebooks([wanted], notebooks)] == ["02_b"]
     assert [path.stem for path in find_notebooks(["02", "01"], notebooks)] == ["01_a", "02_b"]
+
+
+def test_a_second_run_in_the_same_folder_says_so_and_changes_nothing(params, notebooks):
+    write_notebook(notebooks, "01_a.ipynb")
+    folder = run_path(params)
+    holder = "import sys, pathlib; from pmm.run.folder import alone_in\n"
+    holder += f"with alone_in(pathlib.Path({str(folder)!r})):\n    print('held', flush=True)\n    sys.stdin.read()"
+    first = subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(
+        InputError, match=r"tiny: another `pmm run` is at work here; wait for it, or give another run_name$"
+    ):
+        run_notebooks(params, folder=notebooks, report=False)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    first.kill()  # as the system does when memory runs out: the folder is free again
+    first.wait()
+    run_notebooks(params, folder=notebooks, report=False)
+    assert (folder / "notebooks" / "01_a.ipynb").is_file()
 
 
 def test_an_unknown_notebook_names_those_that_are_there(notebooks):
