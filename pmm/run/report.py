@@ -66,7 +66,8 @@ def write_report(run: RunFolder, pages: Mapping[str, Page] | None = None) -> Pat
     manifest = run.manifest()
     metrics = run.metrics()
     order = sorted(metrics, key=lambda name: ([*READING_ORDER, name[:2]].index(name[:2]), name))
-    sections = {name: table(metrics[name]) for name in order if metrics[name].get("rows") != []}  # none: not measured
+    measured = [name for name in order if metrics[name].get("rows") != []]
+    sections = {name: _checked_table(run, name, metrics[name]) for name in measured}
     headline = next((sections.pop(name) for name in HEADLINES if name in sections), None)
     notebooks = export_notebooks(run, pages)
     drawn = figures(run)
@@ -116,6 +117,14 @@ def describe(settings: Mapping[str, Any]) -> dict[str, str]:
         "Under-fitting strategy": f"{get('pus')}, beta {get('beta')}, kappa {get('kappa')}",
         "Seed": str(get("seed")),
     }
+
+
+def _checked_table(run: RunFolder, name: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return table(section)
+    except (KeyError, TypeError, AttributeError):
+        wrong = f"{run.path / 'metrics.json'}: section {name} is damaged or of an older version"
+        raise InputError(f"{wrong}; run its notebook again: pmm run ... --only {name[:2]}") from None
 
 
 def table(section: Mapping[str, Any]) -> dict[str, Any]:

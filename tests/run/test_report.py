@@ -204,6 +204,9 @@ def test_damaged_input_is_one_line(run, tmp_path):
     with pytest.raises(InputError, match="no list of parameters"):
         write_report(run)
     (run.path / "params.yaml").write_text("run_name: tiny\n")
+    run.record_metrics("03_variation", {"title": "Old", "rows": [[1]], "per_class": {"PPMG": {"bird": 0.5}}})
+    with pytest.raises(InputError, match=r"metrics\.json: section 03_variation is damaged .* --only 03$"):
+        write_report(run)
     (run.path / "metrics.json").write_text("[1")
     with pytest.raises(InputError, match=r"metrics\.json: found no JSON object"):
         write_report(run)
