@@ -127,7 +127,8 @@ def make_masks(
     if labels:
         _refuse(f"{cams}: the labels do not name", [i for i in given if i not in labels.of])
     crf = crf_settings(dict(params), joint=method == "crf")
-    used = {name: params[name] for name in USED[method]}
+    used = {"cams": str(cams.resolve()), "first_class": first_class, **{name: params[name] for name in USED[method]}}
+    used["classes"] = list(labels.class_names) if labels else None
     _keep_settings(out, {"method": method, **used, **(asdict(crf) if method != "threshold" else {})})
     make = mask_function(method, dict(params), crf)
     palette = class_palette(labels.class_names) if labels else voc_palette()
@@ -237,9 +238,12 @@ def _refuse(reason: str, ids: Sequence[str]) -> None:
 
 def _keep_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """Record how a folder's masks are made; refuse a folder whose masks were made otherwise."""
+    made = any(out.glob("*.png"))
     known = read_json(out / SETTINGS_FILE)
+    if made and not known:
+        raise InputError(f"{out}: holds PNGs that no `pmm masks` made; choose another folder")
     for name in settings:
-        if known and known.get(name) != settings[name]:
+        if made and known.get(name) != settings[name]:
             was = f"{name} = {known.get(name)}, asked for {settings[name]}"
             raise InputError(f"{out}: holds masks of other settings ({was}); choose another folder, or delete it")
     write_text(out / SETTINGS_FILE, json.dumps(settings, indent=1) + "\n")

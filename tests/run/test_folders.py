@@ -132,6 +132,13 @@ def test_the_command_goes_on_where_it_stopped_and_refuses_to_mix_settings(folder
     assert "1 new masks" in again.stdout and "2 were there" in again.stdout
     said = complaint(folder, "--labels", folder / "cls_labels.npy", "-p", "alpha=3")
     assert "holds masks of other settings (alpha = 2.0, asked for 3.0); choose another folder" in said
+    (folder / "out" / folders.SETTINGS_FILE).rename(folder / "aside")
+    assert "holds PNGs that no `pmm masks` made" in complaint(folder, "--first-class", 0)
+    (folder / "aside").rename(folder / "out" / folders.SETTINGS_FILE)
+    (folder / "cams").rename(folder / "other")
+    (folder / "other" / "2007_000039.npy").rename(folder / "2007_000039.npy")
+    moved = ["--cams", folder / "other", "--labels", folder / "cls_labels.npy", "-p", "alpha=2", "-p", "s=0.3"]
+    assert "masks of other settings (cams = " in complaint(folder, *moved)
     settings = json.loads((folder / "out" / folders.SETTINGS_FILE).read_text())
     assert settings["method"] == "ppmg" and "cam_threshold" not in settings
 
