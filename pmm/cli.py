@@ -29,6 +29,9 @@ class Commands(click.Group):
         except InputError as error:
             click.echo(f"pmm: {' '.join(str(error).split())}", err=True)
             ctx.exit(2)
+        except OSError as error:
+            click.echo(f"pmm: {error.filename or 'file system'}: {error.strerror or error}", err=True)
+            ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("pmm: interrupted; the same command goes on and reuses finished stages", err=True)
             ctx.exit(130)
@@ -138,6 +141,8 @@ def masks(
     if (method := own.pop("method", "ppmg")) not in METHODS:
         raise InputError(f"method = {method}: choose one of {', '.join(METHODS)}")
     params = check_params(own, "-p")
+    if classes and not label_file:
+        raise InputError(f"--classes {classes}: names the classes of the labels; give --labels, too")
     labels = read_labels(label_file, classes) if label_file else None
     found = make_masks(cams, images, out, method, params.model_dump(), labels, first_class)
     click.echo(
@@ -171,14 +176,15 @@ def evaluate(mask_folder: Path, truth: Path, classes: Path | None) -> None:
     """Print the IoU of each class, and their mean, of a folder of masks."""
     from pmm.run.folders import score_masks
 
-    score, without = score_masks(mask_folder, truth, classes)
+    score, *alone = score_masks(mask_folder, truth, classes)
     width = max(map(len, score["iou"]))
     for name, value in score["iou"].items():
         click.echo(f"{name.ljust(width)}  {'does not occur' if value != value else format(value, '7.2%')}")
     accuracy = f"pixel accuracy {score['pixel_accuracy']:.2%}"
     click.echo(f"mIoU {score['miou']:.2%}, {accuracy}, {score['images']} images")
-    if without:
-        click.echo(f"{len(without)} masks have no ground truth and are not scored: {_some(without)}")
+    for ids, what in zip(alone, ("masks have no ground truth", "ground truths have no mask"), strict=True):
+        if ids:
+            click.echo(f"{len(ids)} {what} and are not scored: {_some(ids)}")
 
 
 def _some(ids: Sequence[str]) -> str:

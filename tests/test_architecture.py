@@ -97,4 +97,4 @@ def test_the_package_is_small():
     places = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
     assert len(places) <= 12
     assert len(MODULES) <= 58
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()) <= 12_560
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()) <= 12_750

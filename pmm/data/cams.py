@@ -11,10 +11,9 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -109,8 +108,8 @@ def read_foreign_cams(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read one image's CAMs as any of the projects above writes them, at the image's size and normalised.
 
-    Maps of another size are scaled (bilinear). Maps that are not normalised yet, that is, leave [0, 1] or do not reach
-    1, are rectified and normalised by eq. 1; the others stay as they are.
+    Maps of another size are scaled (bilinear). A map that is not normalised yet, that is, leaves [0, 1] or does not
+    reach 1, is rectified and normalised by eq. 1; the others stay as they are.
 
     Args:
         path: the file.
@@ -126,9 +125,9 @@ def read_foreign_cams(
         InputError: the file is missing, damaged, or none of these; it holds more than arrays and plain containers; its
             classes are not the image's or cannot be told; its maps are not finite.
     """
-    keys, maps, own_first = _keys_and_maps(path)
-    first_class = own_first if own_first is not None else first_class
     try:
+        keys, maps, own_first = _keys_and_maps(read_arrays(path))
+        first_class = own_first if own_first is not None else first_class
         if keys is None:
             ids, maps = _channels(maps, labels, n_classes)
         else:
@@ -137,7 +136,9 @@ def read_foreign_cams(
         order = np.argsort(ids)
         return ids[order], _fitted(np.asarray(maps)[order], size)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    except (TypeError, ValueError, OverflowError, MemoryError) as error:
+        raise InputError(f"{path}: no CAM file ({type(error).__name__}: {error}); make this CAM again") from None
 
 
 def write_foreign_cams(path: Path, class_ids: npt.ArrayLike, cams: npt.ArrayLike, form: str) -> None:
@@ -169,10 +170,9 @@ def _fitted(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     maps = resize_maps(maps, size)
     if not len(maps):
         return maps
-    top = maps.max(axis=(1, 2))
-    if maps.min() >= 0 and top.max() <= 1 + 1e-3 and (top[top > 0] >= NEARLY_ONE).all():
-        return check_cam(maps.clip(0, 1))
-    return normalize_cam(maps.clip(min=0))
+    low, top = maps.min(axis=(1, 2)), maps.max(axis=(1, 2))
+    ready = (low >= 0) & (top <= 1 + 1e-3) & ((top == 0) | (top >= NEARLY_ONE))
+    return np.where(ready[:, None, None], check_cam(maps.clip(0, 1)), normalize_cam(maps.clip(min=0)))
 
 
 def _class_ids(keys: Sequence[int], labels: Sequence[int] | None, first_class: int | None) -> np.ndarray:
@@ -219,40 +219,37 @@ def _listed(ids: Sequence[int]) -> str:
     return ", ".join(str(int(i)) for i in sorted(ids)[:8]) + (", ..." if len(ids) > 8 else "") or "none"
 
 
-def _keys_and_maps(path: Path) -> tuple[Sequence[int] | None, np.ndarray, int | None]:
+def _keys_and_maps(content: np.ndarray | dict[Any, Any]) -> tuple[Sequence[int] | None, np.ndarray, int | None]:
     """Find keys as the file counts, None in a bare stack, maps (C,h,w), and from what it counts where that is known."""
-    content = read_arrays(path)
-    if not isinstance(content, dict):
-        maps = np.asarray(content)
-        maps = maps[0] if maps.ndim == 4 and len(maps) == 1 else maps
-        if maps.ndim != 3 or maps.dtype.kind not in "fiu":
-            raise InputError(f"{path}: found an array of {maps.dtype} and shape {maps.shape}; (C, H, W) expected")
-        return None, maps, None
+    if isinstance(content, np.ndarray):
+        maps = content[0] if content.ndim == 4 and len(content) == 1 else content
+        if maps.ndim != 3 or 0 in maps.shape[1:]:
+            raise InputError(f"found an array of shape {maps.shape}; (C, H, W) expected")
+        return None, _numbers(maps), None
     if {"class_ids", "cams"} <= content.keys():
-        return [int(i) for i in content["class_ids"]], np.asarray(content["cams"]), 1
+        return [int(i) for i in content["class_ids"]], _stack(list(content["cams"])), 1
     if "keys" in content and content.keys() & {"high_res", "cam"}:
         maps = content["high_res"] if content.get("high_res") is not None else content["cam"]
-        return [int(key) for key in np.ravel(content["keys"])], _stack(path, list(np.asarray(maps))), None
+        return [int(key) for key in np.ravel(content["keys"])], _stack(list(maps)), None
     try:
         keys = [int(key) for key in content]
     except (TypeError, ValueError):
         found = ", ".join(map(str, list(content)[:6]))
-        raise InputError(f"{path}: found the entries {found}; no CAM file of those that are known") from None
-    return keys, _stack(path, [np.squeeze(np.asarray(each)) for each in content.values()]), None
+        raise InputError(f"found the entries {found}; no CAM file of those that are known") from None
+    return keys, _stack([np.squeeze(_numbers(each)) for each in content.values()]), None
 
 
-def _stack(path: Path, maps: Sequence[np.ndarray]) -> np.ndarray:
-    shapes = {each.shape for each in maps}
+def _stack(maps: Sequence[np.ndarray]) -> np.ndarray:
+    shapes = {_numbers(each).shape for each in maps}
     if len(shapes) > 1 or any(len(shape) != 2 or 0 in shape for shape in shapes):
-        raise InputError(f"{path}: found maps of the shapes {', '.join(map(str, sorted(shapes)))}; one (H, W) expected")
+        raise InputError(f"found maps of the shapes {', '.join(map(str, sorted(shapes)))}; one (H, W) expected")
     return np.stack(maps) if maps else np.zeros((0, 1, 1), np.float32)
 
 
-def read_arrays(path: Path) -> Any:
-    """Read the arrays of a .npy, .npz or pickle file: one array, or a dict.
+def read_arrays(path: Path) -> np.ndarray | dict[Any, Any]:
+    """Read the arrays of a .npy, .npz or pickle file: one array, or a dict of arrays by number or name.
 
-    A pickle may hold numpy arrays, torch tensors, numbers, text, lists, tuples and dicts. Anything else, which could
-    run code when it is loaded, is refused before it is built.
+    In a dict a value may also be None. A pickle is read by `_PlainUnpickler`, whatever numpy or torch put into it.
 
     Raises:
         InputError: missing, damaged, or refused.
@@ -262,17 +259,16 @@ def read_arrays(path: Path) -> Any:
             start = file.read(6)
             file.seek(0)
             if start.startswith(b"PK"):
-                with np.load(file, allow_pickle=False) as archive:
-                    arrays = {name: archive[name] for name in archive.files}
-                return next(iter(arrays.values())) if list(arrays) in (["arr_0"], ["cam"], ["cams"]) else arrays
+                return _archive(file)
             if start == b"\x93NUMPY":
                 version = np.lib.format.read_magic(file)
-                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
-                dtype = (read_header or np.lib.format.read_array_header_2_0)(file)[2]
+                first = version == (1, 0)
+                dtype = getattr(np.lib.format, f"read_array_header_{1 if first else 2}_0")(file)[2]
                 if not dtype.hasobject:
                     file.seek(0)
                     return np.load(file, allow_pickle=False)
-            found = _PlainUnpickler(file).load()
+            found = _finished(_PlainUnpickler(file).load())
+        return {key: _finished(value) for key, value in found.items()} if isinstance(found, dict) else _numbers(found)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the name and the folder") from None
     except InputError as error:
@@ -280,33 +276,164 @@ def read_arrays(path: Path) -> Any:
     except Exception as error:  # damaged bytes raise anything
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(f"{path}: cannot be read ({reason}); is it complete, and a .npy, .npz or pickle?") from None
-    return found.item() if isinstance(found, np.ndarray) and found.dtype == object and found.ndim == 0 else found
 
 
-def _tensor_of_bytes(content: bytes) -> Any:
+def _archive(file: Any) -> np.ndarray | dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as archive:
+        if any(name.endswith("data.pkl") for name in archive.files):
+            raise InputError("was written by torch.save; save numpy arrays instead")
+        arrays = {name: _numbers(archive[name]) for name in archive.files}
+    return next(iter(arrays.values())) if list(arrays) in (["arr_0"], ["cam"], ["cams"]) else arrays
+
+
+def _numbers(value: Any) -> np.ndarray:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return value
+    kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    raise InputError(f"found {kind} where an array of numbers is expected")
+
+
+class _Dtype:
+    """Stands for a numpy dtype in a pickle: plain numbers, or object for the dict that np.save wraps."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str, *_: Any):
+        if not isinstance(text, str):
+            raise InputError("holds an array of records; only arrays of numbers are read")
+        self.text = text.lstrip("<>=|")
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        if any(part is not None for part in state[2:5]) or state[1] not in ("<", ">", "=", "|"):
+            raise InputError("holds an array of records; only arrays of numbers are read")
+        self.text = state[1] + self.text
+
+    @property
+    def wraps(self) -> bool:
+        """Whether it is the dtype object."""
+        return self.text.lstrip("<>=|") in ("O", "O8")
+
+    def array(self, content: Any) -> np.ndarray:
+        """Read numbers from bytes."""
+        dtype = np.dtype(self.text)
+        if dtype.kind not in "biuf":
+            raise InputError(f"holds an array of {dtype}; only arrays of numbers are read")
+        return np.frombuffer(content, dtype)
+
+
+class _Array:
+    """Stands for a numpy array in a pickle until its content is known."""
+
+    __slots__ = ("value",)
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        _, shape, dtype, fortran, content = state
+        if dtype.wraps:
+            if tuple(shape) != () or not isinstance(content, list) or len(content) != 1:
+                raise InputError("holds an array of objects; only arrays of numbers are read")
+            self.value = content[0]
+        else:
+            self.value = dtype.array(content).reshape(shape, order="F" if fortran else "C")
+
+
+class _Call:
+    """Makes something that a pickle asks for; nothing about it can be changed."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]):
+        object.__setattr__(self, "_make", make)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise InputError(f"sets {name} of a function; only arrays in plain containers are read")
+
+    def __call__(self, *args: Any) -> Any:
+        return self._make(*args)
+
+
+def _finished(value: Any) -> Any:
+    """Take an array out of what stands for it; leave dicts, numbers and None, refuse all else."""
+    value = value.value if isinstance(value, _Array) else value
+    if value is None or isinstance(value, dict | np.ndarray | int | float):
+        return value
+    raise InputError(f"holds a {type(value).__name__}; only arrays in a dict, or one array, are read")
+
+
+def _tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> np.ndarray:
+    """Rebuild a torch tensor as an array; one that would repeat its numbers is refused: it may be of any size."""
+    import torch
+
+    tensor = torch._utils._rebuild_tensor(storage, offset, tuple(size), tuple(stride))
+    if tensor.numel() > storage.size():
+        raise InputError("holds a tensor that is larger than its content")
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy().copy()
+
+
+def _storage(content: bytes) -> Any:
     import torch
 
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-def _latin(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise InputError("found text that is no numpy array's")
+def _latin(text: str, _: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds arrays and plain containers, whatever numpy or torch wrote them, and nothing else."""
+def _from_buffer(content: Any, dtype: _Dtype, shape: Sequence[int], order: str) -> np.ndarray:
+    return dtype.array(content).reshape(shape, order="F" if order == "F" else "C")
+
+
+KNOWN = {  # what a pickle of arrays asks for -> what it gets
+    "_codecs.encode": _latin,
+    "collections.OrderedDict": dict,
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _Dtype,
+    "numpy._core.multiarray._reconstruct": lambda *_: _Array(),
+    "numpy._core.multiarray.scalar": lambda dtype, content: dtype.array(content)[0].item(),
+    "numpy._core.numeric._frombuffer": _from_buffer,
+    "torch.storage._load_from_bytes": _storage,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+}
+
+
+class _PlainUnpickler(pickle._Unpickler):  # the one in Python: C's cannot be told what may be a key
+    """Builds arrays and plain containers, and nothing else; not one function or class of numpy or torch is handed out.
+
+    A key of a dict is a number or text: tuples of tuples, a few bytes each, would take for ever to hash.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what a pickle may call."""
-        module = module.replace("numpy.core.", "numpy._core.")
-        own = {("_codecs", "encode"): _latin, ("collections", "OrderedDict"): OrderedDict}
-        own |= {("torch.storage", "_load_from_bytes"): _tensor_of_bytes}
-        if (module, name) in own:
-            return own[module, name]
-        known = {"numpy": ("ndarray", "dtype"), "numpy._core.multiarray": ("_reconstruct", "scalar")}
-        known |= {"numpy._core.numeric": ("_frombuffer",), "torch._utils": ("_rebuild_tensor_v2",)}
-        if name in known.get(module, ()):
-            return super().find_class(module, name)
-        raise InputError(f"holds {module}.{name}, which may run code; only arrays in plain containers are read")
+        """Return what stands for a function or class that a pickle asks for."""
+        made = KNOWN.get(f"{module.replace('numpy.core.', 'numpy._core.')}.{name}")
+        if made is None:
+            raise InputError(f"holds {module}.{name}, which may run code; only arrays in plain containers are read")
+        return _Call(made)
+
+    def _keyed(self, load: Callable[[pickle._Unpickler], None], keys: Sequence[Any]) -> None:
+        if any(not isinstance(key, int | float | str | bytes) for key in keys):
+            raise InputError("holds a dict whose keys are neither numbers nor text")
+        load(self)
+
+    def load_setitem(self) -> None:
+        """Set one item of a dict."""
+        self._keyed(pickle._Unpickler.load_setitem, self.stack[-2:-1])
+
+    def load_setitems(self) -> None:
+        """Set several items of a dict."""
+        self._keyed(pickle._Unpickler.load_setitems, self.stack[::2])
+
+    def load_dict(self) -> None:
+        """Build a dict from what lies on the stack."""
+        self._keyed(pickle._Unpickler.load_dict, self.stack[::2])
+
+    def load_set(self) -> None:
+        """Refuse a set."""
+        raise InputError("holds a set; only arrays in plain containers are read")
+
+    dispatch: ClassVar = {
+        **pickle._Unpickler.dispatch,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        **dict.fromkeys((pickle.EMPTY_SET[0], pickle.FROZENSET[0], pickle.ADDITEMS[0]), load_set),
+    }

@@ -91,7 +91,12 @@ def _layer(one: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_maps(maps: ArrayLike, size: tuple[int, int]) -> np.ndarray:
-    """Scale maps (C, h, w) bilinearly to a size (H, W): (C, H, W) float32, the maps themselves where they have it."""
+    """Scale maps (C, h, w) bilinearly to a size (H, W): (C, H, W) float32, the maps themselves where they have it.
+
+    Examples:
+        >>> resize_maps([[[0.0, 4.0]]], (1, 4))
+        array([[[0., 1., 3., 4.]]], dtype=float32)
+    """
     maps = np.asarray(maps, dtype=np.float32)
     if maps.shape[1:] == tuple(size):
         return maps

@@ -36,6 +36,7 @@ from pmm.networks.training import EARLY, LOG, WEIGHTS, SegmentationLoss, Trainin
 from pmm.run import compute
 from pmm.run.folder import Stage, file_mark, fingerprint, located
 from pmm.run.params import Params, check_params, open_run
+from pmm.threads import map_images
 
 PREDICTION = ("seg_scales", "seg_flip", "seg_crf")
 """How a trained segmentation model predicts; a change evaluates it anew and trains nothing."""
@@ -312,7 +313,7 @@ class Experiment:
 
     def _foreign_cams(self, name: str, ids: Sequence[str]) -> Stage:
         files = find_cam_files(Path(located(self.params.cam_dir)), ids)
-        marks = [fingerprint({"ids": ids, "files": [path.name for path in files], "sizes": _sizes(files)})]
+        marks = [fingerprint({"ids": ids, "files": dict(zip(ids, map_images(file_mark, files), strict=True))})]
         with self.run.stage(name, self.params.pick("cam_dir"), [self.dataset_stage, self._splits, *marks]) as stage:
             if not stage.reused:
                 stage.facts |= {"images": len(ids), "empty": compute.take_cams(files, self.data, ids, stage.folder)}

@@ -15,7 +15,16 @@ from tqdm.auto import tqdm
 
 from pmm.data.cams import CAM_SUFFIXES, load_cams, read_arrays, read_foreign_cams, write_foreign_cams
 from pmm.data.folder import read_table
-from pmm.data.images import VOC_CLASSES, class_palette, index_images, read_image, read_mask, voc_palette, write_mask
+from pmm.data.images import (
+    IMAGE_SUFFIXES,
+    VOC_CLASSES,
+    class_palette,
+    index_images,
+    read_image,
+    read_mask,
+    voc_palette,
+    write_mask,
+)
 from pmm.data.voc import class_ids_of, read_class_names, with_background
 from pmm.errors import InputError
 from pmm.files import read_json, write_text
@@ -64,7 +73,15 @@ def read_labels(path: Path, classes: Path | None = None) -> Labels:
     names = read_classes(classes)
     if path.suffix == ".npy":
         return _label_vectors(path, names)
-    found = {Path(row["image"].strip()).stem: row["labels"].split() for _, row in read_table(path)}
+    found: dict[str, list[str]] = {}
+    for number, row in read_table(path):
+        cell, own = row["image"].strip(), row["labels"].split()
+        image_id = Path(cell).stem if Path(cell).suffix.lower() in IMAGE_SUFFIXES else cell
+        if not cell or image_id in found or "background" in own:
+            raise InputError(f"{path}, line {number}: name each image once, and its classes without background")
+        found[image_id] = own
+    if not found:
+        raise InputError(f"{path}: lists no image; write one line an image below the header image,labels")
     if names is None and (beside := path.with_name("classes.txt")).is_file():
         names = read_class_names(beside)
     names = names or with_background(sorted(set().union(*found.values())), path)
@@ -181,7 +198,7 @@ def export_cams(run: RunFolder, out: Path, form: str) -> int:
     return sum(1 for _ in tqdm(done, desc=f"export {form}", total=len(files), unit="image"))
 
 
-def score_masks(masks: Path, truth: Path, classes: Path | None = None) -> tuple[dict[str, Any], list[str]]:
+def score_masks(masks: Path, truth: Path, classes: Path | None = None) -> tuple[dict[str, Any], list[str], list[str]]:
     """Score every mask of a folder that has a ground truth of the same name.
 
     Args:
@@ -189,11 +206,11 @@ def score_masks(masks: Path, truth: Path, classes: Path | None = None) -> tuple[
         classes: a file with a name a line, or `voc`; by default the mask values are numbered, as many as occur.
 
     Returns:
-        miou, iou by class name and pixel_accuracy, fractions, and images, their number; and the ids of masks without a
-        ground truth.
+        miou, iou by class name and pixel_accuracy, fractions, and images, their number; and the ids that are in one
+        folder alone: masks without a ground truth, ground truth without a mask.
 
     Raises:
-        InputError: a folder is missing or has no PNG, no name is in both, or as `read_mask`.
+        InputError: a folder is missing or has no PNG, no name is in both, nothing can be scored, or as `read_mask`.
     """
     own, exact = _files(masks, (".png",), "mask"), _files(truth, (".png",), "mask")
     both = [i for i in own if i in exact]
@@ -208,7 +225,10 @@ def score_masks(masks: Path, truth: Path, classes: Path | None = None) -> tuple[
             sizes = " and ".join(f"{shape[1]} x {shape[0]} px" for shape in (mask.shape, target.shape))
             raise InputError(f"{own[image_id]}: mask and ground truth have {sizes}; give them one size")
         score.update(target, mask)
-    return {**score.result(), "images": len(both)}, [i for i in own if i not in exact]
+    if not score.confusion.any():
+        raise InputError(f"{truth}: every pixel is unknown (255), so nothing can be scored")
+    found = {**score.result(), "images": len(both)}
+    return found, [i for i in own if i not in exact], [i for i in exact if i not in own]
 
 
 def _largest(path: Path) -> int:

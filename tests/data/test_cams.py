@@ -176,6 +176,80 @@ def test_a_pickle_that_would_run_code_is_refused_before_it_does(tmp_path):
     assert not victim.exists()
 
 
+class Made:
+    """Pickles as a call, with a state if there is one."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __reduce__(self):
+        return self.parts
+
+
+RECONSTRUCT, RAW = np.array([1.0]).__reduce__()[0], b"A" * 8
+BOMB = b")" + 60 * b"2\x86"  # a tuple of two tuples of two tuples ...: 2 ** 60 leaves
+FORGED = {
+    "pointers": pickle.dumps(Made(np.ndarray, ((1,), np.dtype("O"), RAW))),
+    "pointers in a state": pickle.dumps(
+        Made(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), np.dtype("O"), False, RAW))
+    ),
+    "pointers in a record": pickle.dumps(
+        Made(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), np.dtype([("a", "O")]), False, RAW))
+    ),
+    "too few bytes": pickle.dumps(
+        Made(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1 << 40,), np.dtype("f8"), False, RAW))
+    ),
+    "a key that takes for ever": b"\x80\x02}" + BOMB + b"K\x01s.",
+    "keys that take for ever": b"\x80\x02}(" + BOMB + b"K\x01u.",
+    "a dict of such keys": b"\x80\x02(" + BOMB + b"K\x01d.",
+    "a set of such": b"\x80\x04\x8f(" + BOMB + b"\x90.",
+    "a deep key": b"\x80\x02}" + b")" + 1_000_000 * b"\x85" + b"K\x01s.",
+    "nothing but tuples": b"\x80\x02" + BOMB + b".",
+    "a kind of tuples": b"\x80\x02cnumpy\ndtype\n" + BOMB + b"\x85R.",
+    "a list": pickle.dumps([MAPS[0], MAPS[1][:3]]),
+    "a changed function": b"\x80\x02c_codecs\nencode\nN}X\x0c\x00\x00\x00__defaults__X\x01\x00\x00\x00a\x85s\x86b.",
+    "one number as a huge map": pickle.dumps({7: torch.zeros(1).expand(1 << 20, 1 << 20), 14: torch.zeros(2, 2)}),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_pickle_is_refused_at_once_and_leaves_nothing_changed(tmp_path, name):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(FORGED[name])
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: ") as refusal:
+        read_foreign_cams(path, SIZE, LABELS)
+    assert len(str(refusal.value)) < 400
+    assert read_foreign_cams(old_protocol(tmp_path / "b"), SIZE, LABELS)[0].tolist() == LABELS
+
+
+def odd_contents():
+    """Yield dicts that are no CAMs, though all their parts may be read, with a word of what is said."""
+    yield {float("inf"): MAPS[0]}, "OverflowError"
+    yield {2**70: MAPS[0]}, "OverflowError"
+    yield {"keys": np.array(["dog"]), "cam": MAPS}, "array of <U3"
+    yield {"class_ids": 3, "cams": MAPS}, "TypeError"
+    yield {"keys": np.array([7]), "cam": 3.0}, "TypeError"
+    yield {7: "text"}, "holds a str"
+    yield np.zeros((2, 0, 0), np.float32), "array of shape"
+
+
+def test_what_is_no_cam_is_one_line(tmp_path):
+    for number, (content, word) in enumerate(odd_contents()):
+        path = keep(tmp_path / str(number), content)
+        with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: .*{word}"):
+            read_foreign_cams(path, SIZE, LABELS, n_classes=20)
+    torch.save({7: torch.from_numpy(MAPS[0])}, tmp_path / "t.pkl")
+    with pytest.raises(InputError, match=r"t\.pkl: was written by torch\.save; save numpy arrays instead"):
+        read_foreign_cams(tmp_path / "t.pkl", SIZE, LABELS)
+
+
+def test_tensors_of_any_kind_are_read(tmp_path):
+    rounded = torch.from_numpy(MAPS).bfloat16()
+    learned = {7: rounded[0], 14: torch.from_numpy(MAPS[1]).requires_grad_()}
+    cam = read_foreign_cams(keep(tmp_path / "a", learned), SIZE, LABELS)[1]
+    np.testing.assert_array_equal(cam, [rounded[0].float().numpy(), MAPS[1]])
+
+
 def broken_files(folder):
     """Yield damaged or unknown CAM files with a word of what is said of each."""
     whole = pmm_dict(folder / "whole").read_bytes()
@@ -189,7 +263,7 @@ def broken_files(folder):
     np.savez(folder / "objects.npz", np.array([{}], dtype=object), allow_pickle=True)
     yield folder / "objects.npz", "cannot be read"
     yield keep(folder / "nan", np.full((2, *SIZE), np.nan, np.float32)), "NaN"
-    yield keep(folder / "text", np.array([["a"]])), "of <U1 and shape"
+    yield keep(folder / "text", np.array([[["a"]]])), "array of <U1"
     yield keep(folder / "flat", np.zeros(4, np.float32)), "shape .4,."
     yield keep(folder / "names", {"cat": MAPS[0]}), "entries cat"
     yield keep(folder / "sizes", {7: MAPS[0], 14: MAPS[1][:3]}), "maps of the shapes"

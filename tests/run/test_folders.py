@@ -151,6 +151,9 @@ def test_images_without_a_cam_are_counted_and_the_exit_code_tells(folder):
 
 
 def test_a_mistake_is_one_line_and_what_is_written_stays(folder, tmp_path):
+    assert "give --labels, too" in complaint(folder, "--classes", "voc", "--first-class", 0)
+    blocked = call(folder, "--first-class", 0, "--out", folder / "labels.csv")
+    assert blocked.exit_code == 2 and blocked.stderr == f"pmm: {folder / 'labels.csv'}: File exists\n"
     assert "method = mean: choose one of threshold, crf" in complaint(folder, "-p", "method=mean")
     assert "unknown parameter alhpa; did you mean alpha?" in complaint(folder, "-p", "alhpa=1")
     assert "may count the classes from 0 or from 1" in complaint(folder)
@@ -182,6 +185,15 @@ def test_labels_that_cannot_be_read_are_refused(folder):
         folders.read_labels(folder / "cls_labels.npy", folder / "two.txt")
     with pytest.raises(InputError, match="found unknown class 'person'"):
         folders.read_labels(folder / "labels.csv", folder / "two.txt")
+    for rows in ("a.jpg,cat\na.png,dog\n", "a.jpg,background cat\n", ",cat\n"):
+        (folder / "twice.csv").write_text(f"image,labels\n{rows}")
+        with pytest.raises(InputError, match=r"twice\.csv, line \d: name each image once"):
+            folders.read_labels(folder / "twice.csv")
+    (folder / "none.csv").write_text("image,labels\n")
+    with pytest.raises(InputError, match=r"none\.csv: lists no image"):
+        folders.read_labels(folder / "none.csv")
+    (folder / "dots.csv").write_text("image,labels\na.v1,cat\nb.v1.png,cat\n")
+    assert list(folders.read_labels(folder / "dots.csv").of) == ["a.v1", "b.v1"]
     (folder / "other.csv").write_text("image,labels\na.jpg,tiger lion\n")
     assert folders.read_labels(folder / "other.csv").class_names == ("background", "lion", "tiger")
     (folder / "classes.txt").write_text("tiger\nlion\n")  # beside the table, as in a folder of one's own
@@ -202,6 +214,13 @@ def test_eval_scores_what_has_a_ground_truth(tmp_path):
     assert lines[:3] == ["background   66.67%", "cat          75.00%", "dog         does not occur"]
     assert lines[3] == "mIoU 70.83%, pixel accuracy 83.33%, 2 images"
     assert lines[4] == "1 masks have no ground truth and are not scored: extra"
+    write_mask(tmp_path / "truth" / "c.png", truth)
+    assert "1 ground truths have no mask and are not scored: c" in CliRunner().invoke(main, paths).stdout
+    (tmp_path / "truth" / "c.png").unlink()
+    for name in ("a", "b"):
+        write_mask(tmp_path / "unknown" / f"{name}.png", np.full((1, 4), 255))
+    nothing = CliRunner().invoke(main, [*paths[:3], "--truth", str(tmp_path / "unknown")])
+    assert nothing.exit_code == 2 and "every pixel is unknown (255), so nothing can be scored" in nothing.stderr
     write_mask(tmp_path / "truth" / "b.png", truth[:, :3])
     assert "b.png: mask and ground truth have 4 x 1 px and 3 x 1 px" in CliRunner().invoke(main, paths).stderr
     for path in (tmp_path / "truth").glob("*.png"):
