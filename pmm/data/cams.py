@@ -352,8 +352,12 @@ class _Call:
 
 
 def _finished(value: Any) -> Any:
-    """Take an array out of what stands for it; leave dicts, numbers and None, refuse all else."""
+    """Take an array out of what stands for it, make one of a list; leave dicts, numbers and None, refuse all else."""
     value = value.value if isinstance(value, _Array) else value
+    if isinstance(value, list | tuple):
+        parts = [part.value if isinstance(part, _Array) else part for part in value]
+        if all(isinstance(part, int | float) for part in parts) or all(isinstance(part, np.ndarray) for part in parts):
+            return np.array(parts) if not parts or isinstance(parts[0], int | float) else np.stack(parts)
     if value is None or isinstance(value, dict | np.ndarray | int | float):
         return value
     raise InputError(f"holds a {type(value).__name__}; only arrays in a dict, or one array, are read")

@@ -40,6 +40,10 @@ def irn_one_based(path):
     return keep(path, {"keys": np.array([8, 15]), "cam": MAPS, "high_res": None})
 
 
+def irn_of_lists(path):
+    return keep(path, {"keys": [7, 14], "cam": [MAPS[0], MAPS[1]]})
+
+
 def pickled(path):
     path.with_suffix(".pkl").write_bytes(pickle.dumps({8: MAPS[0], 15: MAPS[1]}))
     return path.with_suffix(".pkl")
@@ -76,7 +80,7 @@ def bare_npz(path):
 
 
 FORMATS = [
-    *(pmm_dict, numpy_keys, irn_dict, irn_one_based, pickled, old_protocol),
+    *(pmm_dict, numpy_keys, irn_dict, irn_one_based, irn_of_lists, pickled, old_protocol),
     *(stack_of_labels, stack_of_classes, irn_npz, named_npz, bare_npz),
 ]
 
