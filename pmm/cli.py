@@ -134,13 +134,15 @@ def masks(
 ) -> None:  # fmt: skip
     """Turn CAMs of any project into pseudo-masks: palette PNGs."""
     from pmm.run.compute import METHODS
-    from pmm.run.folders import make_masks, read_labels
+    from pmm.run.folders import USED, make_masks, read_labels
     from pmm.run.params import check_params, parse_override
 
     own = dict(parse_override(text) for text in overrides)
     if (method := own.pop("method", "ppmg")) not in METHODS:
         raise InputError(f"method = {method}: choose one of {', '.join(METHODS)}")
     params = check_params(own, "-p")
+    for name in sorted(set().union(*USED.values()) & own.keys() - set(USED[method])):
+        raise InputError(f"-p {name}: method = {method} does not read it, but {', '.join(USED[method])} and crf_*")
     if classes and not label_file:
         raise InputError(f"--classes {classes}: names the classes of the labels; give --labels, too")
     labels = read_labels(label_file, classes) if label_file else None

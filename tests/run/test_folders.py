@@ -155,6 +155,8 @@ def test_a_mistake_is_one_line_and_what_is_written_stays(folder, tmp_path):
     blocked = call(folder, "--first-class", 0, "--out", folder / "labels.csv")
     assert blocked.exit_code == 2 and blocked.stderr == f"pmm: {folder / 'labels.csv'}: File exists\n"
     assert "method = mean: choose one of threshold, crf" in complaint(folder, "-p", "method=mean")
+    unread = complaint(folder, "-p", "method=crf", "-p", "alpha=11")
+    assert "-p alpha: method = crf does not read it, but alpha_crf and crf_*" in unread
     assert "unknown parameter alhpa; did you mean alpha?" in complaint(folder, "-p", "alhpa=1")
     assert "may count the classes from 0 or from 1" in complaint(folder)
     (folder / "short.csv").write_text("image,labels\n2007_000032.jpg,cat\n")
