@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pmm
-from pmm.errors import InputError
+from pmm.errors import InputError, some
 
 if TYPE_CHECKING:
     from pmm.run.params import Params
@@ -133,8 +133,8 @@ def masks(
     overrides: Sequence[str],
 ) -> None:  # fmt: skip
     """Turn CAMs of any project into pseudo-masks: palette PNGs."""
-    from pmm.run.compute import METHODS
-    from pmm.run.folders import USED, make_masks, read_labels
+    from pmm.run.compute import METHODS, USED
+    from pmm.run.folders import make_masks, read_labels
     from pmm.run.params import check_params, parse_override
 
     own = dict(parse_override(text) for text in overrides)
@@ -152,7 +152,7 @@ def masks(
         f"{len(found.empty)} of the new are background alone"
     )
     if found.without_cam:
-        click.echo(f"pmm: {len(found.without_cam)} images have no CAM: {_some(found.without_cam)}", err=True)
+        click.echo(f"pmm: {len(found.without_cam)} images have no CAM: {some(found.without_cam)}", err=True)
         raise SystemExit(1)
 
 
@@ -186,11 +186,7 @@ def evaluate(mask_folder: Path, truth: Path, classes: Path | None) -> None:
     click.echo(f"mIoU {score['miou']:.2%}, {accuracy}, {score['images']} images")
     for ids, what in zip(alone, ("masks have no ground truth", "ground truths have no mask"), strict=True):
         if ids:
-            click.echo(f"{len(ids)} {what} and are not scored: {_some(ids)}")
-
-
-def _some(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+            click.echo(f"{len(ids)} {what} and are not scored: {some(ids)}")
 
 
 def _load(parameter_file: Path, overrides: Sequence[str]) -> Params:

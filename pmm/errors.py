@@ -1,4 +1,6 @@
-"""The one exception that means "your input, not our code"."""
+"""The one exception that means "your input, not our code", and how its messages list names."""
+
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -11,3 +13,8 @@ class InputError(ValueError):
 
 class MissingDependency(InputError, ImportError):
     """A package that this step needs is not installed; the message says how to install it."""
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """List the first names for a message, with dots where there are more."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

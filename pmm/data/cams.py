@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmm.data.images import SegmentationData, image_size
-from pmm.errors import InputError
+from pmm.errors import InputError, some
 from pmm.files import whole_file
 from pmm.method.cam import check_cam, check_class_ids, normalize_cam, resize_maps
 
@@ -86,8 +86,7 @@ def find_cam_files(folder: Path, image_ids: Sequence[str]) -> list[Path]:
         raise InputError(f"{folder}: no such folder of CAMs; check the name")
     known = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in CAM_SUFFIXES}
     if missing := [i for i in image_ids if i not in known]:
-        listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise InputError(f"{folder}: no CAM for {len(missing)} of {len(image_ids)} images: {listed}; add them")
+        raise InputError(f"{folder}: no CAM for {len(missing)} of {len(image_ids)} images: {some(missing)}; add them")
     return [known[i] for i in image_ids]
 
 

@@ -35,6 +35,13 @@ from pmm.threads import map_images
 
 METHODS = ("threshold", "crf", "ppmg_s0", "ppmg")
 """How pseudo-masks are made: CAM at a fixed threshold, joint CRF, PPMG without (s = 0) and with smoothing."""
+USED = {
+    "threshold": ("cam_threshold",),
+    "crf": ("alpha_crf",),
+    "ppmg_s0": ("alpha", "t", "variant"),
+    "ppmg": ("s", "alpha", "t", "variant"),
+}
+"""The parameters that each way reads, beside crf_* where it has a CRF."""
 AUGMENTATIONS = {
     "weak": {"scale": (1.0, 1.0), "colour": 0.0, "erase": 0.0},
     "strong": {"scale": (0.6, 1.5), "colour": 0.3, "erase": 0.5},

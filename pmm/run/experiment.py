@@ -345,10 +345,9 @@ class Experiment:
         Args:
             method: one of `compute.METHODS`.
         """
-        p, names = self.params, {"threshold": ["cam_threshold"], "crf": ["alpha_crf", "crf_*"]}
-        settings = p.pick(*names.get(method, ["t", "alpha", "variant", "crf_*"]), *["s"] * (method == "ppmg"))
-        crf = self.crf_settings(joint=method == "crf")
+        p, crf = self.params, self.crf_settings(joint=method == "crf")
         make = compute.mask_function(method, p.model_dump(), crf)
+        settings = p.pick(*compute.USED[method], *["crf_*"] * (method != "threshold"))
         cams = self.cams()
         with self.run.stage(f"masks/{method}", settings, [cams, *self.truth_marks]) as stage:
             if not stage.reused:

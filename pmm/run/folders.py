@@ -26,18 +26,14 @@ from pmm.data.images import (
     write_mask,
 )
 from pmm.data.voc import class_ids_of, read_class_names, with_background
-from pmm.errors import InputError
+from pmm.errors import InputError, some
 from pmm.files import read_json, write_text
 from pmm.method.metrics import SegmentationScore
-from pmm.run.compute import MaskFunction, crf_settings, mask_function
+from pmm.run.compute import USED, MaskFunction, crf_settings, mask_function
 from pmm.run.folder import RunFolder
 from pmm.threads import map_images
 
 SETTINGS_FILE = ".settings.json"  # beside the masks: how they were made
-USED = {  # way to make masks -> the parameters it reads beside crf_*
-    "threshold": ("cam_threshold",), "crf": ("alpha_crf",),
-    "ppmg_s0": ("alpha", "t", "variant"), "ppmg": ("s", "alpha", "t", "variant"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -252,8 +248,7 @@ def _files(folder: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
 
 def _refuse(reason: str, ids: Sequence[str]) -> None:
     if ids:
-        listed = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-        raise InputError(f"{reason} {len(ids)} of its files: {listed}")
+        raise InputError(f"{reason} {len(ids)} of its files: {some(ids)}")
 
 
 def _keep_settings(out: Path, settings: Mapping[str, Any]) -> None:
