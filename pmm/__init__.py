@@ -20,6 +20,7 @@ per-pixel loss of the segmentation model. `import pmm` offers the paper, arrays 
     your own  X(n) of what torch-cam or grad-cam return                     cam_of_layers
 
 Each is imported when it is first used: masks need neither torch nor matplotlib, the losses need torch.
+`pmm.densecrf` is the dense CRF under the names of pydensecrf, for programs that import that.
 
 Examples:
     >>> import numpy as np, pmm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import threading
@@ -20,11 +21,15 @@ _here = threading.local()
 def available_threads() -> int:
     """Return how many threads one piece of work may use: what `limit_threads` says, else one a core.
 
-    joblib tells its worker processes their share in NUMBA_NUM_THREADS.
+    joblib tells its worker processes their share in NUMBA_NUM_THREADS. A process that `multiprocessing` started without
+    such a word is one of several, and takes one thread.
     """
+    if limit := getattr(_here, "limit", None):
+        return limit
     share = os.environ.get("NUMBA_NUM_THREADS", "")
-    cores = int(share) if share.isdigit() and int(share) > 0 else joblib.cpu_count()
-    return getattr(_here, "limit", None) or cores
+    if share.isdigit() and int(share) > 0:
+        return int(share)
+    return 1 if multiprocessing.parent_process() else joblib.cpu_count()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ ARROWS = {
     "data": {"method"},
     "method": set(),
     "cli": {"run", "pmm"},
+    "densecrf": {"method"},  # pydensecrf's names
     "pmm": {"method"},  # the front door; `import pmm` elsewhere asks for the version
     "errors": set(),
     "files": set(),
@@ -89,12 +90,13 @@ def test_method_and_networks_know_no_parameters_object(name):
 
 
 def test_no_two_classes_share_a_name():
-    classes = Counter(n.name for tree in TREES.values() for n in ast.walk(tree) if isinstance(n, ast.ClassDef))
+    own = [tree for name, tree in TREES.items() if name != "pmm.densecrf"]  # whose names are pydensecrf's
+    classes = Counter(n.name for tree in own for n in ast.walk(tree) if isinstance(n, ast.ClassDef))
     assert not [name for name, count in classes.items() if count > 1]
 
 
 def test_the_package_is_small():
     places = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
-    assert len(places) <= 12
-    assert len(MODULES) <= 58
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()) <= 12_750
+    assert len(places) <= 13
+    assert len(MODULES) <= 59
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()) <= 13_200

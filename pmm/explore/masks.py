@@ -76,7 +76,7 @@ class MaskState:
 
     def key(self) -> tuple:
         """Return what the mask depends on."""
-        return (self.crf.engine, *self.parameters().items())
+        return tuple(self.parameters().items())
 
     def short(self) -> str:
         """Name the setting in a few words."""

@@ -4,8 +4,8 @@ Mean-field inference with a Gaussian kernel on position and a bilateral kernel o
 Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials",
 NIPS 2011 (arXiv 1210.5644).
 An object keeps the permutohedral lattices of its image, whose building costs time, for the binary problems of all
-classes in the image. Two engines give the same posteriors to about 1e-4: `lattice`
-(`pmm.method.lattice`) and the C++ package pydensecrf, which is the reference.
+classes in the image. `pmm.method.lattice` computes; pydensecrf, the C++ package that everybody cites, gives the same
+posteriors to about 1e-4 and is what the tests compare with. `pmm.densecrf` offers the same under pydensecrf's names.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pmm.errors import InputError, MissingDependency
+from pmm.errors import InputError
+from pmm.threads import available_threads
 
 if TYPE_CHECKING:
-    from pydensecrf.densecrf import DenseCRF2D
+    from pmm.method.lattice import MeanField
 
-    from pmm.method.lattice import LatticeEngine
-
-ENGINES = ("lattice", "pydensecrf")  # who computes, as `CRFSettings` and the parameter `crf_engine` name it
 MIN_PROBABILITY = 1e-5  # probabilities are clipped to [this, 1] before the logarithm, as by `unary_from_softmax`
 
 
@@ -34,7 +33,7 @@ class CRFSettings:
     """Strength and reach of the two kernels; the defaults are those of PPMG in the released code.
 
     Raises:
-        InputError: a value is not a finite number in the range below, or the engine is unknown.
+        InputError: a value is not a finite number in the range below.
 
     Examples:
         >>> CRFSettings(gauss_compat=3) == JOINT_CRF
@@ -50,14 +49,9 @@ class CRFSettings:
     bilateral_sxy: float = 80  # reach of the position-and-colour kernel in pixels, > 0
     bilateral_srgb: float = 13  # its reach in colour, in grey levels of 0..255, > 0
     bilateral_compat: float = 10  # its weight, >= 0
-    engine: str = "lattice"  # who computes: `pmm.method.lattice`, or pydensecrf, the package that everybody cites
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise InputError(f"engine: {self.engine!r} is unknown; choose one of {', '.join(ENGINES)}")
         for name, value in asdict(self).items():
-            if name == "engine":
-                continue
             if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
                 raise InputError(f"{name}: {value!r} is not a finite number; see CRFSettings")
             if name.endswith("compat") and value < 0:
@@ -83,7 +77,7 @@ def compile_lattice() -> None:
         >>> compile_lattice()
     """
     crf = DenseCRF(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
-    for classes in (1, 5):
+    for classes in (1, 2, 5):
         maps = np.full((classes, 8, 8), 0.5, dtype=np.float32)
         crf.foreground_posterior(maps, maps)
         crf.posterior(np.concatenate([maps, maps]))
@@ -107,7 +101,6 @@ class DenseCRF:
 
     Raises:
         InputError: `image` or `settings` is of another kind, or a sigma is too small for the size of the image.
-        MissingDependency: the engine is pydensecrf, and it is not installed.
 
     Examples:
         >>> crf = DenseCRF(np.zeros((2, 2, 3), np.uint8), JOINT_CRF)
@@ -120,13 +113,22 @@ class DenseCRF:
     """
 
     def __init__(self, image: ArrayLike, settings: CRFSettings = PPMG_CRF) -> None:
-        pixels = np.array(check_image(image), order="C")
+        self._image = np.array(check_image(image), order="C")
         if not isinstance(settings, CRFSettings):
             raise InputError(f"settings: CRFSettings expected, got {type(settings).__name__}")
-        _check_reach(settings, max(pixels.shape[:2]))
         self.settings = settings
-        self.size: tuple[int, int] = pixels.shape[:2]
-        self._engine = (_lattice_engine if settings.engine == "lattice" else PydensecrfEngine)(pixels, settings)
+        self.size: tuple[int, int] = self._image.shape[:2]
+        _check_reach(settings, max(self.size))
+
+    @cached_property
+    def _field(self) -> MeanField:
+        """Both kernels; their lattices are built when they are first needed."""
+        from pmm.method.lattice import Kernel, MeanField, bilateral_features, build_lattice, position_lattice
+
+        s, threads = self.settings, available_threads()
+        near = position_lattice(*self.size, s.gauss_sxy, s.gauss_sxy, threads)  # numba takes a moment to import
+        alike = build_lattice(bilateral_features(self._image, (s.bilateral_sxy,) * 2, (s.bilateral_srgb,) * 3), threads)
+        return MeanField([Kernel(near, s.gauss_compat), Kernel(alike, s.bilateral_compat)])
 
     def posterior(self, probabilities: ArrayLike) -> np.ndarray:
         """Refine K >= 2 label probabilities per pixel so that alike pixels get alike labels.
@@ -143,7 +145,8 @@ class DenseCRF:
         maps = self._check(probabilities, "probabilities")
         if len(maps) < 2:
             raise InputError(f"probabilities: {len(maps)} label(s), at least 2 expected; add the background")
-        return self._engine.mean_field(_unary(maps)).reshape(maps.shape)  # (K, H * W) -> (K, H, W)
+        posterior = self._field.posterior(unary(maps), self.settings.iterations)
+        return posterior.reshape(maps.shape)  # (K, H * W) -> (K, H, W)
 
     def foreground_posterior(self, foreground: ArrayLike, background: ArrayLike) -> np.ndarray:
         """Solve C independent two-label problems, class against background, one per channel.
@@ -160,7 +163,8 @@ class DenseCRF:
         front, back = self._check(foreground, "foreground"), self._check(background, "background")
         if len(front) != len(back):
             raise InputError(f"background: {len(back)} channels, foreground has {len(front)}; give equal numbers")
-        return self._engine.binary_mean_field(_unary(front), _unary(back)).reshape(front.shape)
+        posterior = self._field.binary_posterior(unary(front), unary(back), self.settings.iterations)
+        return posterior.reshape(front.shape)
 
     def _check(self, probabilities: ArrayLike, name: str) -> np.ndarray:
         maps = np.asarray(probabilities)
@@ -174,7 +178,7 @@ class DenseCRF:
         return maps
 
 
-def check_image(image: ArrayLike) -> np.ndarray:
+def check_image(image: ArrayLike, name: str = "image") -> np.ndarray:
     """Return `image` as an array if it is (H, W, 3) uint8 with H, W >= 1, raise InputError otherwise.
 
     Examples:
@@ -184,68 +188,17 @@ def check_image(image: ArrayLike) -> np.ndarray:
     """
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise InputError(f"image: (H, W, 3) uint8 RGB expected, got {pixels.shape} of {pixels.dtype}")
+        raise InputError(f"{name}: (H, W, 3) uint8 RGB expected, got {pixels.shape} of {pixels.dtype}")
     return pixels
 
 
-class PydensecrfEngine:
-    """Mean field by pydensecrf.
-
-    pydensecrf fixes the number of labels K when it builds an object, so there is one object for each K in
-    use; its lattices stay, each call only replaces the unary and starts inference anew.
+def unary(probabilities: np.ndarray) -> np.ndarray:
+    """Return the energies -log p, (K, H, W) -> (K, H * W) float32.
 
     Examples:
-        >>> engine = PydensecrfEngine(np.zeros((1, 2, 3), np.uint8), PPMG_CRF)  # needs pydensecrf
-        >>> engine.mean_field(np.array([[0, 0], [5, 5]], np.float32)).round()  # energies: the first label is cheaper
-        array([[1., 1.],
-               [0., 0.]], dtype=float32)
+        >>> unary(np.array([[[0.0, 1.0]]])).round(1)
+        array([[11.5, -0. ]], dtype=float32)
     """
-
-    def __init__(self, image: np.ndarray, settings: CRFSettings) -> None:
-        try:
-            from pydensecrf.densecrf import DenseCRF2D
-        except ImportError:
-            raise MissingDependency(
-                "crf_engine = pydensecrf: it is not installed; pip install pydensecrf2 (needs a C++ compiler), "
-                "or take crf_engine = lattice"
-            ) from None
-        self._new_crf, self._image, self._settings = DenseCRF2D, image, settings
-        self._by_labels: dict[int, DenseCRF2D] = {}
-
-    def mean_field(self, unary: np.ndarray) -> np.ndarray:
-        """(K, N) float32 energies -> (K, N) float32 posterior."""
-        if len(unary) not in self._by_labels:
-            self._by_labels[len(unary)] = self._build(len(unary))
-        crf = self._by_labels[len(unary)]
-        crf.setUnaryEnergy(np.ascontiguousarray(unary))
-        return np.array(crf.inference(int(self._settings.iterations)), dtype=np.float32)
-
-    def binary_mean_field(self, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
-        """(C, N) and (C, N) float32 energies -> (C, N) float32 posterior of the foreground."""
-        posterior = np.empty_like(foreground)
-        for channel, (front, back) in enumerate(zip(foreground, background, strict=True)):
-            posterior[channel] = self.mean_field(np.stack([back, front]))[1]
-        return posterior
-
-    def _build(self, n_labels: int) -> DenseCRF2D:
-        (height, width), s = self._image.shape[:2], self._settings
-        crf = self._new_crf(width, height, n_labels)
-        crf.addPairwiseGaussian(sxy=float(s.gauss_sxy), compat=float(s.gauss_compat))
-        reach = {"sxy": float(s.bilateral_sxy), "srgb": float(s.bilateral_srgb)}
-        crf.addPairwiseBilateral(**reach, rgbim=self._image, compat=float(s.bilateral_compat))
-        return crf
-
-
-def _lattice_engine(image: np.ndarray, settings: CRFSettings, threads: int | None = None) -> LatticeEngine:
-    from pmm.method.lattice import LatticeEngine  # numba takes a moment to import
-
-    s = settings
-    reach, weights = (s.gauss_sxy, s.bilateral_sxy, s.bilateral_srgb), (s.gauss_compat, s.bilateral_compat)
-    return LatticeEngine(image, s.iterations, reach, weights, threads)
-
-
-def _unary(probabilities: np.ndarray) -> np.ndarray:
-    """Energies -log p, (K, H, W) -> (K, H * W) float32."""
     energies = np.clip(probabilities.astype(np.float32, copy=False), MIN_PROBABILITY, 1.0)  # a new array
     np.negative(np.log(energies, out=energies), out=energies)
     return energies.reshape(len(energies), energies.shape[1] * energies.shape[2])

@@ -5,34 +5,41 @@ Using the Permutohedral Lattice", Eurographics 2010. Each point lies in one simp
 over the d + 1 vertices (splat), the vertices are blurred along the d + 1 lattice directions, and each point reads its
 value back (slice).
 
-Mean field for one image and many problems: Kraehenbuehl and Koltun, NIPS 2011. The position lattice depends on the
-image's size alone and is shared by all images of that size; the bilateral lattice is built once an image. Two-label
-problems need one channel, since Q(background) = 1 - Q(class): with m = Q(class) - Q(background) = tanh(x / 2), the
-update is
+Mean field: Kraehenbuehl and Koltun, NIPS 2011. With kernels K, the probabilities Q of all labels at all pixels become
 
-    x = log p(class) - log p(background) + w_gauss K_gauss m + w_bilateral K_bilateral m
+    Q = softmax(-unary + sum_K  W_K K Q)
+
+where W_K is one weight for all labels (Potts) or a matrix. With one weight, a softmax being blind to what all labels
+have in common, label 0 needs no channel: x_k = unary_0 - unary_k + w K (Q_k - Q_0), and for two labels
+Q_1 - Q_0 = tanh(x_1 / 2). So a mask's C binary problems take C channels, and a problem of C + 1 labels as many.
 
 Each iteration is one pass over the pixels (slice the last iteration, squash, splat the next) and one blur.
+Channels of a pixel or vertex lie side by side as the lanes of a row, which one instruction of the processor takes.
 numba compiles these functions once for each machine. They release the GIL, so plain threads run them side by side.
 """
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from pmm.threads import available_threads, run_parallel
 
 STRIPES = 4  # parts that the pixels are cut into, one thread each; sums are the same on any number of threads
-LANES = 4  # channels that share a pass; more problems go in several blocks
-_CHUNK = 512  # pixels between slice, squash and splat: they stay in the first-level cache
-_THREE, _SIX = (0,) * 3, (0,) * 6  # as long as a pixel has vertices in the two lattices
+LANES = (1, 4, 8)  # lanes that a row may have; more channels go in several blocks of rows
+MOST_FEATURES = 6  # dimensions of a lattice: so many coordinates a key has room for
+LONGEST = 10_000  # standard deviations that a coordinate may be away
+_CHUNK = 1 << 16  # values between slice, squash and splat: they stay in the second-level cache
 _SHIFT = 21  # bits a coordinate of a packed key, three to a word; pydensecrf's coordinates have 16
 _HASH_LOW, _HASH_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, well mixed
+_NO_LABEL = np.float32(-1e30)  # the logit of a lane that no label has
 
 
 class Lattice(NamedTuple):
@@ -45,7 +52,8 @@ class Lattice(NamedTuple):
     """
 
     vertices: np.ndarray  # (N, d + 1) uint16, or int32 where there are too many: the vertices of each pixel's simplex
-    weights: np.ndarray  # (N, d + 1) float32, its barycentric weights times the normalisation D^-1/2
+    splat_weights: np.ndarray  # (N, d + 1) float32, its barycentric weights, normalised
+    slice_weights: np.ndarray  # the same array, or another where only one of the two is normalised
     neighbours: np.ndarray  # (d + 1, M, 2) int32, both neighbours of each vertex along each direction; M: none
     ranges: np.ndarray  # (STRIPES, 2) int64, first and last + 1 of the vertices that each stripe of pixels touches
 
@@ -70,28 +78,33 @@ def stripes(n: int) -> list[tuple[int, int]]:
     return list(pairwise(n * i // STRIPES for i in range(STRIPES + 1)))
 
 
-def build_lattice(features: np.ndarray, threads: int) -> Lattice:
-    """Place points in a lattice normalised as D^-1/2 K D^-1/2, D being the row sums of K.
+def build_lattice(features: np.ndarray, threads: int, normalization: str = "symmetric") -> Lattice:
+    """Place points in a lattice.
 
     Args:
         features: (N, d) float32, coordinates in standard deviations of the kernel, d <= 6.
         threads: how many may work.
+        normalization: with D the row sums of the kernel K, "symmetric" makes it D^-1/2 K D^-1/2, "before" K D^-1,
+            "after" D^-1 K; "none" leaves it.
 
     Examples:
         >>> lattice = build_lattice(np.array([[0, 0], [9, 9]], np.float32), threads=1)
         >>> lattice.vertices.shape, lattice.n_vertices  # far apart, they share no vertex
         ((2, 3), 6)
     """
-    n, d = features.shape
-    vertices, weights = np.empty((n, d + 1), np.int32), np.empty((n, d + 1), np.float32)
+    (n, d), cuts = features.shape, stripes(len(features))
+    if n % 4:  # pydensecrf fills its last four points up from the origin, whose vertices carry the blur onward
+        features, cuts[-1] = np.concatenate([features, np.zeros((1, d), np.float32)]), (cuts[-1][0], n + 1)
+    vertices, weights = np.empty((len(features), d + 1), np.int32), np.empty((len(features), d + 1), np.float32)
     i = np.arange(d)
-    scale = (np.sqrt(2 / 3) * (d + 1) / np.sqrt((i + 1) * (i + 2))).astype(np.float32)
+    # rounded as pydensecrf does: a point on the border of two simplices falls into the same one
+    scale = (1 / np.sqrt((i + 1) * (i + 2)) * np.float64(np.float32(np.sqrt(2 / 3) * (d + 1)))).astype(np.float32)
     # each stripe numbers its own vertices; the keys of all are then numbered anew in one table
-    parts = run_parallel(threads, lambda s: _locate(features, scale, *s, vertices, weights), stripes(n))
+    parts = run_parallel(threads, lambda s: _locate(features, scale, *s, vertices, weights), cuts)
     capacity = 1 << max(1, (2 * sum(map(len, parts)) + 1).bit_length())  # a power of two: `_find` masks the hash
     table, keys, count = np.full(capacity, -1, np.int32), np.empty((capacity // 2, 2), np.int64), 0
     jobs = []
-    for part, stripe in zip(parts, stripes(n), strict=True):
+    for part, stripe in zip(parts, cuts, strict=True):
         numbers = np.empty(len(part), np.int32)
         count = _absorb(table, keys, count, part, numbers)
         jobs.append((vertices, *stripe, numbers))
@@ -99,102 +112,169 @@ def build_lattice(features: np.ndarray, threads: int) -> Lattice:
     neighbours = np.empty((d + 1, count, 2), np.int32)
     run_parallel(threads, lambda j: _find_neighbours(table, keys[:count], d, j, neighbours[j]), list(range(d + 1)))
     ranges = np.array([(job[-1].min(), job[-1].max() + 1) if len(job[-1]) else (0, 0) for job in jobs])
+    vertices, weights = vertices[:n], weights[:n]
     if count <= 1 << 16:  # a pass over the pixels is bound by what it reads
         vertices = vertices.astype(np.uint16)
-    lattice = Lattice(vertices, weights, neighbours, ranges)
-    _normalize(vertices, weights, neighbours, lattice.blur_scale)
-    return lattice
+    lattice = Lattice(vertices, weights, weights, neighbours, ranges)
+    if normalization == "none":
+        return lattice
+    power = np.float32(0.5 if normalization == "symmetric" else 1)
+    normalized = _normalized(vertices, weights, neighbours, lattice.blur_scale, power)
+    return lattice._replace(
+        splat_weights=weights if normalization == "after" else normalized,
+        slice_weights=weights if normalization == "before" else normalized,
+    )
 
 
-class LatticeEngine:
-    """Mean field by numba on lattices that stay with the image.
-
-    Args:
-        image: (H, W, 3) uint8.
-        iterations: of the mean field, >= 1.
-        reach: standard deviations: of the position kernel in pixels; of the bilateral one in pixels and grey levels.
-        weights: of the position kernel and the bilateral one, >= 0.
-        threads: how many may work; defaults to `available_threads`.
+class Kernel(NamedTuple):
+    """A pairwise term: how alike pixels are, and what that means for their labels.
 
     Examples:
-        >>> engine = LatticeEngine(np.zeros((1, 2, 3), np.uint8), 10, reach=(3, 80, 13), weights=(10, 10))
-        >>> engine.mean_field(np.array([[0, 0], [5, 5]], np.float32)).round()  # energies: the first label is cheaper
+        >>> Kernel(build_lattice(np.zeros((2, 2), np.float32), threads=1), 10.0).weight
+        10.0
+    """
+
+    lattice: Lattice
+    weight: float | np.ndarray  # of equal labels (Potts); or (K, K) float32, what a label gains from another nearby
+
+
+class MeanField:
+    """Mean-field inference by numba under any number of kernels over the same pixels.
+
+    Args:
+        kernels: the pairwise terms.
+
+    Examples:
+        >>> together = Kernel(build_lattice(np.zeros((2, 2), np.float32), threads=1), 10.0)  # two pixels at one place
+        >>> MeanField([together]).posterior(np.array([[0, 0], [5, 1]], np.float32), 10).round()  # label 0 is cheaper
         array([[1., 1.],
                [0., 0.]], dtype=float32)
     """
 
-    def __init__(
-        self,
-        image: np.ndarray,
-        iterations: int,
-        reach: tuple[float, float, float],
-        weights: tuple[float, float],
-        threads: int | None = None,
-    ) -> None:
-        self._image, self._iterations, self._reach, self._weights = image, iterations, reach, weights
-        self._threads = threads or available_threads()
+    def __init__(self, kernels: Sequence[Kernel]) -> None:
+        self._kernels = tuple(kernels)
 
-    @cached_property
-    def _lattices(self) -> tuple[Lattice, Lattice]:
-        """Build the position lattice and the bilateral one, whose features are (x, y, r, g, b)."""
-        (height, width), (gauss_sxy, sxy, srgb) = self._image.shape[:2], self._reach
-        features = np.empty((height * width, 5), np.float32)
-        np.divide(_positions(height, width), np.float32(sxy), out=features[:, :2])
-        np.divide(self._image.reshape(-1, 3), np.float32(srgb), out=features[:, 2:])
-        gauss = _gauss_lattice(height, width, gauss_sxy, self._threads)
-        return gauss, build_lattice(features, self._threads)
+    def posterior(self, unary: np.ndarray, iterations: int) -> np.ndarray:
+        """(K, N) float32 energies, K >= 1 -> (K, N) float32 posterior after `iterations` >= 0."""
+        if not all(np.ndim(kernel.weight) == 0 for kernel in self._kernels):
+            rows = _rows(-unary, _NO_LABEL)
+            self._iterate(rows, len(unary), iterations, partial(_softmax, False))
+            return _channels(rows, len(unary))
+        if len(unary) == 2:
+            others = self.binary_posterior(unary[1:], unary[:1], iterations)
+        else:
+            rows = _rows(unary[:1] - unary[1:], _NO_LABEL)
+            self._iterate(rows, len(unary) - 1, iterations, partial(_softmax, True))
+            others = _channels(rows, len(unary) - 1)
+        return np.concatenate([np.maximum(1 - others.sum(axis=0, keepdims=True), 0), others])
 
-    def mean_field(self, unary: np.ndarray) -> np.ndarray:
-        """(K, N) float32 energies -> (K, N) float32 posterior."""
-        blocks = -(-len(unary) // LANES)
-        logits = np.full((blocks, unary.shape[1], LANES), -np.inf, np.float32)  # (K, N) -> (blocks, N, LANES)
-        for k, energies in enumerate(unary):
-            logits[k // LANES, :, k % LANES] = -energies
-        posterior = self._iterate(logits, len(unary))
-        return np.ascontiguousarray(posterior.transpose(0, 2, 1).reshape(blocks * LANES, -1)[: len(unary)])
+    def binary_posterior(self, foreground: np.ndarray, background: np.ndarray, iterations: int) -> np.ndarray:
+        """(C, N) and (C, N) float32 energies of C problems -> (C, N) float32 posterior of the foreground."""
+        rows = _rows(background - foreground, 0)
+        self._iterate(rows, len(foreground), iterations, _tanh_halves)
+        return _channels(rows, len(foreground))
 
-    def binary_mean_field(self, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
-        """(C, N) and (C, N) float32 energies -> (C, N) float32 posterior of the foreground."""
-        posterior = np.empty_like(foreground)
-        for first in range(0, len(foreground), LANES):
-            front, back = foreground[first : first + LANES].T, background[first : first + LANES].T
-            lanes = 1 if front.shape[1] == 1 else LANES
-            block = np.zeros((1, len(front), lanes), np.float32)  # unused lanes stay 0: undecided, seen by nobody
-            np.subtract(back, front, out=block[0, :, : front.shape[1]])
-            posterior[first : first + LANES] = self._iterate(block)[0, :, : front.shape[1]].T
-        return posterior
+    def message(self, probabilities: np.ndarray) -> np.ndarray:
+        """(K, N) float32 Q -> (K, N) float32, sum_K W_K K Q: what each label gains at each pixel."""
+        rows = _rows(probabilities, 0)
+        tables = self._tables(rows)
+        self._each_stripe(rows, lambda i, first, end: self._splat(rows[:, first:end].copy(), tables, i, first))
+        self._blur(tables, len(probabilities))
 
-    def _iterate(self, logits: np.ndarray, n_labels: int = 0) -> np.ndarray:
-        """(B, N, lanes) float32 logits -> posterior of the same shape, in the same memory; 0 labels: binary."""
-        blocks, n, lanes = logits.shape
-        gauss, bilateral = self._lattices
-        blurred = [np.zeros((blocks, lattice.n_vertices + 1, lanes), np.float32) for lattice in self._lattices]
-        splats = [np.zeros((STRIPES, *values.shape), np.float32) for values in blurred]
+        def read(i: int, first: int, end: int) -> None:
+            x = np.zeros((len(rows), end - first, rows.shape[2]), np.float32)
+            self._slice(x, tables, first)
+            rows[:, first:end] = x
 
-        def pass_over(job: tuple[int, tuple[int, int]]) -> None:
-            """Read the blurred values of one stripe of pixels and splat anew, or write the posterior."""
-            i, stripe = job
-            tables = (blurred[0], blurred[1], splats[0][i], splats[1][i])
-            _pass(logits, *gauss[:2], *bilateral[:2], *tables, *stripe, (0,) * lanes, n_labels, last)
+        self._each_stripe(rows, read)
+        return _channels(rows, len(probabilities))
+
+    def _iterate(self, logits: np.ndarray, n_channels: int, iterations: int, squash: Callable[..., None]) -> None:
+        """Replace (blocks, N, lanes) float32 logits by the posterior."""
+        tables = self._tables(logits)
+
+        def pass_over(i: int, first: int, end: int) -> None:
+            """Read the blurred values at some pixels, and splat anew or write the posterior."""
+            x = logits[:, first:end].copy()
+            if step:
+                self._slice(x, tables, first)
+            squash(x, (0,) * x.shape[2], step == iterations)
+            if step < iterations:
+                self._splat(x, tables, i, first)
+            else:
+                logits[:, first:end] = x
+
+        for step in range(iterations + 1):
+            self._each_stripe(logits, pass_over)
+            if step < iterations:
+                self._blur(tables, n_channels)
+
+    def _each_stripe(self, rows: np.ndarray, work: Callable[[int, int, int], None]) -> None:
+        """Call work(stripe, first, end) on all pixels, a thread a stripe, a chunk after the other."""
+        chunk = -(-_CHUNK // max(1, len(rows) * rows.shape[2]))
+
+        def stripe(job: tuple[int, tuple[int, int]]) -> None:
+            i, (start, stop) = job
+            for first in range(start, stop, chunk):
+                work(i, first, min(first + chunk, stop))
+
+        run_parallel(available_threads(), stripe, list(enumerate(stripes(rows.shape[1]))))
+
+    def _tables(self, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each kernel the blurred values of its vertices, and the splats of each stripe; all 0."""
+        shapes = [(len(rows), kernel.lattice.n_vertices + 1, rows.shape[2]) for kernel in self._kernels]
+        return [(np.zeros(shape, np.float32), np.zeros((STRIPES, *shape), np.float32)) for shape in shapes]
+
+    def _slice(self, x: np.ndarray, tables: list[tuple[np.ndarray, np.ndarray]], first: int) -> None:
+        for (lattice, _), (blurred, _) in zip(self._kernels, tables, strict=True):
+            _slice(lattice.vertices, lattice.slice_weights, first, blurred, x, *_lengths(lattice, x))
+
+    def _splat(self, x: np.ndarray, tables: list[tuple[np.ndarray, np.ndarray]], stripe: int, first: int) -> None:
+        for (lattice, _), (_, splats) in zip(self._kernels, tables, strict=True):
+            _splat(lattice.vertices, lattice.splat_weights, first, splats[stripe], x, *_lengths(lattice, x))
+
+    def _blur(self, tables: list[tuple[np.ndarray, np.ndarray]], n_channels: int) -> None:
+        """Sum up and blur the splats, and weight them."""
 
         def blur(job: tuple[int, int]) -> None:
-            """Sum up and blur one lattice's splats of one block."""
             k, block = job
-            lattice = self._lattices[k]
-            scale = np.float32(self._weights[k] * lattice.blur_scale)
-            _blur(splats[k][:, block], lattice.ranges, lattice.neighbours, scale, blurred[k][block])
+            (lattice, weight), (blurred, splats) = self._kernels[k], tables[k]
+            scale = np.float32(lattice.blur_scale * (weight if np.ndim(weight) == 0 else 1))
+            lanes = (0,) * blurred.shape[2]
+            _blur(splats[:, block], lattice.ranges, lattice.neighbours, scale, blurred[block], lanes)
 
-        for step in range(self._iterations + 1):
-            last = step == self._iterations
-            run_parallel(self._threads, pass_over, list(enumerate(stripes(n))))
-            if not last:
-                run_parallel(self._threads, blur, [(k, block) for k in (0, 1) for block in range(blocks)])
-        return logits
+        run_parallel(
+            available_threads(), blur, [(k, i) for k, table in enumerate(tables) for i in range(len(table[0]))]
+        )
+        for (_, weight), (blurred, _) in zip(self._kernels, tables, strict=True):
+            if np.ndim(weight):
+                blurred[:] = _rows(weight @ _channels(blurred, n_channels), 0)
+
+
+def bilateral_features(image: np.ndarray, sxy: tuple[float, float], srgb: tuple[float, float, float]) -> np.ndarray:
+    """(x, y, r, g, b) of each pixel in standard deviations, (N, 5) float32.
+
+    Examples:
+        >>> bilateral_features(np.full((1, 2, 3), 26, np.uint8), (2, 2), (13, 13, 13))[1]
+        array([0.5, 0. , 2. , 2. , 2. ], dtype=float32)
+    """
+    features = np.empty((image.shape[0] * image.shape[1], 5), np.float32)
+    np.divide(_positions(*image.shape[:2]), np.array(sxy, np.float32), out=features[:, :2])
+    np.divide(image.reshape(-1, 3), np.array(srgb, np.float32), out=features[:, 2:])
+    return features
 
 
 @lru_cache(maxsize=8)
-def _gauss_lattice(height: int, width: int, sxy: float, threads: int) -> Lattice:
-    return build_lattice(_positions(height, width) / np.float32(sxy), threads)
+def position_lattice(
+    height: int, width: int, sx: float, sy: float, threads: int, normalization: str = "symmetric"
+) -> Lattice:
+    """Build the lattice of the pixels' positions; images of one size share it.
+
+    Examples:
+        >>> position_lattice(2, 3, 3.0, 3.0, threads=1).vertices.shape
+        (6, 3)
+    """
+    return build_lattice(_positions(height, width) / np.array((sx, sy), np.float32), threads, normalization)
 
 
 def _positions(height: int, width: int) -> np.ndarray:
@@ -202,6 +282,25 @@ def _positions(height: int, width: int) -> np.ndarray:
     positions = np.empty((height, width, 2), np.float32)
     positions[..., 0], positions[..., 1] = np.arange(width), np.arange(height)[:, None]
     return positions.reshape(-1, 2)
+
+
+def _rows(channels: np.ndarray, unused: float) -> np.ndarray:
+    """(C, N) -> (blocks, N, lanes) float32, lanes without a channel hold `unused`."""
+    lanes = next((lanes for lanes in LANES if lanes >= len(channels)), LANES[-1])
+    rows = np.empty((-(-len(channels) // lanes), channels.shape[1], lanes), np.float32)
+    for k in range(len(rows) * lanes):
+        rows[k // lanes, :, k % lanes] = channels[k] if k < len(channels) else unused
+    return rows
+
+
+def _channels(rows: np.ndarray, n: int) -> np.ndarray:
+    """(blocks, N, lanes) -> (n, N): what `_rows` was given."""
+    return np.ascontiguousarray(rows.transpose(0, 2, 1).reshape(-1, rows.shape[1])[:n])
+
+
+def _lengths(lattice: Lattice, x: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tuples as long as a pixel has vertices and a row lanes: numba knows their lengths and unrolls loops."""
+    return (0,) * lattice.vertices.shape[1], (0,) * x.shape[2]
 
 
 @njit(nogil=True, cache=True)
@@ -354,8 +453,8 @@ def _locate(features, scale, first, last, vertices, weights):
 
 
 @njit(nogil=True, cache=True)
-def _normalize(vertices, weights, neighbours, scale):
-    """Multiply the weights by 1 / sqrt(K 1), in place."""
+def _normalized(vertices, weights, neighbours, scale, power):
+    """Return the weights times (K 1) ^ -power."""
     n, corners = vertices.shape
     values, scratch = np.zeros(neighbours.shape[1] + 1, np.float32), np.zeros(neighbours.shape[1] + 1, np.float32)
     for p in range(n):
@@ -366,34 +465,65 @@ def _normalize(vertices, weights, neighbours, scale):
             around = values[neighbours[direction, v, 0]] + values[neighbours[direction, v, 1]]
             scratch[v] = values[v] + np.float32(0.5) * around
         values, scratch = scratch, values
+    normalized = np.empty_like(weights)
     for p in range(n):
         total = np.float32(0)
         for j in range(corners):
             total += weights[p, j] * values[vertices[p, j]]
-        norm = np.float32(1 / np.sqrt(total * scale + 1e-20))
+        norm = np.float32(1) / (total * scale + np.float32(1e-20)) ** power
         for j in range(corners):
-            weights[p, j] *= norm
+            normalized[p, j] = weights[p, j] * norm
+    return normalized
+
+
+@intrinsic
+def _combine(_context, out, i, keep, weight, values, j, lanes):
+    """out[i] = keep * out[i] + weight * values[j], all lanes of a row in one instruction.
+
+    numba does not vectorise so short a loop, so it is written as LLVM's vectors: 8 lanes take as long as one.
+    """
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.FloatType(), lanes.count)
+
+        def row(array, index):
+            data = context.make_array(signature.args[array])(context, builder, arguments[array]).data
+            number = context.cast(builder, arguments[index], signature.args[index], types.intp)
+            start = builder.mul(number, ir.Constant(number.type, lanes.count))
+            return builder.bitcast(builder.gep(data, [start]), vector.as_pointer())
+
+        def spread(scalar):
+            one, empty = ir.IntType(32), ir.Constant(vector, ir.Undefined)
+            first = builder.insert_element(empty, scalar, ir.Constant(one, 0))
+            return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(one, lanes.count), [0] * lanes.count))
+
+        target, source = row(0, 1), row(4, 5)
+        kept = builder.fmul(spread(arguments[2]), builder.load(target, align=4), flags=("contract",))
+        added = builder.fmul(spread(arguments[3]), builder.load(source, align=4), flags=("contract",))
+        builder.store(builder.fadd(kept, added, flags=("contract",)), target, align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, i, keep, weight, values, j, lanes), generate
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
-def _blur(splats, ranges, neighbours, scale, out):
+def _blur(splats, ranges, neighbours, scale, out, lanes):
     """Sum up the stripes' splats, leaving them zero, and blur along all directions."""
-    n, lanes = neighbours.shape[1], out.shape[1]
-    a, b = np.zeros((n + 1, lanes), np.float32), np.zeros((n + 1, lanes), np.float32)
+    n, one, half = neighbours.shape[1], np.float32(1), np.float32(0.5)
+    a, b = np.zeros((n + 1, len(lanes)), np.float32), np.zeros((n + 1, len(lanes)), np.float32)
     for s in range(len(splats)):
         for v in range(ranges[s, 0], ranges[s, 1]):
-            for c in range(lanes):
-                a[v, c] += splats[s, v, c]
-                splats[s, v, c] = 0
+            _combine(a, v, one, one, splats[s], v, lanes)
+        splats[s, ranges[s, 0] : ranges[s, 1]] = 0
     for direction in range(len(neighbours)):
         for v in range(n):
             left, right = np.uint32(neighbours[direction, v, 0]), np.uint32(neighbours[direction, v, 1])
-            for c in range(lanes):
-                b[v, c] = a[v, c] + np.float32(0.5) * (a[left, c] + a[right, c])
+            _combine(b, v, np.float32(0), one, a, v, lanes)
+            _combine(b, v, one, half, a, left, lanes)
+            _combine(b, v, one, half, a, right, lanes)
         a, b = b, a
     for v in range(n):
-        for c in range(lanes):
-            out[v, c] = scale * a[v, c]
+        _combine(out, v, np.float32(0), scale, a, v, lanes)
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
@@ -420,82 +550,66 @@ def _tanh_half(x):
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
-def _softmax(x, size, n_labels):
-    """Softmax of the labels of some pixels, in place; x is (blocks, pixels, LANES), lanes of no label become 0."""
-    for i in range(size):
-        highest = x[0, i, 0]
-        for k in range(n_labels):
-            highest = max(highest, x[k // LANES, i, k % LANES])
-        total = np.float32(0)
-        for k in range(n_labels):
-            e = _exp(max(x[k // LANES, i, k % LANES] - highest, np.float32(-80)))
-            x[k // LANES, i, k % LANES] = e
-            total += e
-        for k in range(n_labels):
-            x[k // LANES, i, k % LANES] /= total
-        for k in range(n_labels, LANES * len(x)):
-            x[k // LANES, i, k % LANES] = 0
-
-
-@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
-def _slice(vertices, weights, table, start, size, corners, lanes, x):
-    """Add the table's values at some pixels to x. The compiler knows the lengths of tuples and unrolls the loops."""
-    for i in range(size):
-        if len(lanes) == 1:
-            total = x[i, 0]
-            for j in range(len(corners)):
-                total += weights[start + i, j] * table[np.uint32(vertices[start + i, j]), 0]
-            x[i, 0] = total
-        else:  # four sums that stay in registers
-            a, b, c, d = x[i, 0], x[i, 1], x[i, 2], x[i, 3]
-            for j in range(len(corners)):
-                v, w = np.uint32(vertices[start + i, j]), weights[start + i, j]
-                a += w * table[v, 0]
-                b += w * table[v, 1]
-                c += w * table[v, 2]
-                d += w * table[v, 3]
-            x[i, 0], x[i, 1], x[i, 2], x[i, 3] = a, b, c, d
-
-
-@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
-def _splat(vertices, weights, table, start, size, corners, lanes, x):
-    """Add x at some pixels to the table."""
-    for i in range(size):
-        for j in range(len(corners)):
-            v, w = np.uint32(vertices[start + i, j]), weights[start + i, j]
-            for c in range(len(lanes)):
-                table[v, c] += w * x[i, c]
-
-
-@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
-def _pass(logits, gv, gw, bv, bw, g_in, b_in, g_out, b_out, first, end, lanes, n_labels, last):
-    """Slice, squash and splat some pixels; in the last pass the posterior replaces the logits instead.
-
-    Args:
-        logits: (blocks, N, lanes) float32: two-label problems in one block, or one problem of n_labels > 0.
-        gv, gw, bv, bw: vertices and weights of the position lattice and of the bilateral one.
-        g_in, b_in, g_out, b_out: (blocks, M + 1, lanes) float32 blurred values to read, splats to add to.
-        first, end: the pixels.
-        lanes: a tuple as long as there are lanes.
-    """
-    x = np.empty((len(logits), _CHUNK, len(lanes)), np.float32)
-    for start in range(first, end, _CHUNK):
-        size = min(_CHUNK, end - start)
-        for k in range(len(x)):
-            x[k, :size] = logits[k, start : start + size]
-            _slice(gv, gw, g_in[k], start, size, _THREE, lanes, x[k])
-            _slice(bv, bw, b_in[k], start, size, _SIX, lanes, x[k])
-        if n_labels:
-            _softmax(x, size, n_labels)
-        else:
-            flat = x[0, :size].reshape(-1)
+def _tanh_halves(x, lanes, last):
+    """Squash logits of binary problems, in place; in the last pass they become probabilities of the foreground."""
+    for k in range(len(x)):
+        flat = x[k].reshape(-1)
+        for i in range(len(flat)):
+            flat[i] = _tanh_half(flat[i])
+        if last:
             for i in range(len(flat)):
-                flat[i] = _tanh_half(flat[i])
+                flat[i] = np.float32(0.5) + np.float32(0.5) * flat[i]
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+def _softmax(from_zero, x, lanes, last):
+    """Softmax over the labels of some pixels, in place; x is (blocks, pixels, lanes).
+
+    With `from_zero` label 0, whose logit is 0, has no lane, and the others' probabilities are lessened by its own,
+    but in the last pass.
+    """
+    ones, lowest = np.ones((1, len(lanes)), np.float32), np.float32(-80)
+    zeros = np.zeros(x.shape[1], np.float32)  # label 0 of each pixel
+    for i in range(x.shape[1]):
+        highest = np.float32(0) if from_zero else x[0, i, 0]
         for k in range(len(x)):
-            if not last:
-                _splat(gv, gw, g_out[k], start, size, _THREE, lanes, x[k])
-                _splat(bv, bw, b_out[k], start, size, _SIX, lanes, x[k])
-            elif n_labels:
-                logits[k, start : start + size] = x[k, :size]
-            else:
-                logits[k, start : start + size] = np.float32(0.5) + np.float32(0.5) * x[k, :size]
+            for c in range(len(lanes)):
+                highest = max(highest, x[k, i, c])
+        zeros[i] = _exp(max(-highest, lowest)) if from_zero else np.float32(0)
+        for k in range(len(x)):
+            _combine(x[k], i, np.float32(1), -highest, ones, 0, lanes)
+    for k in range(len(x)):
+        flat = x[k].reshape(-1)
+        for i in range(len(flat)):
+            flat[i] = _exp(max(flat[i], lowest))
+    for i in range(x.shape[1]):
+        total = zeros[i]
+        for k in range(len(x)):
+            for c in range(len(lanes)):
+                total += x[k, i, c]
+        scale = np.float32(1) / total
+        less = np.float32(0) if last else -zeros[i] * scale
+        for k in range(len(x)):
+            _combine(x[k], i, scale, less, ones, 0, lanes)
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+def _slice(vertices, weights, start, table, x, corners, lanes):
+    """Add the table's values at pixels from `start` on to x. The compiler knows the tuples' lengths and unrolls."""
+    for k in range(len(x)):
+        for i in range(x.shape[1]):
+            for j in range(len(corners)):
+                _combine(
+                    x[k], i, np.float32(1), weights[start + i, j], table[k], np.uint32(vertices[start + i, j]), lanes
+                )
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+def _splat(vertices, weights, start, table, x, corners, lanes):
+    """Add x to the table at the vertices of pixels from `start` on."""
+    for k in range(len(x)):
+        for i in range(x.shape[1]):
+            for j in range(len(corners)):
+                _combine(
+                    table[k], np.uint32(vertices[start + i, j]), np.float32(1), weights[start + i, j], x[k], i, lanes
+                )

@@ -106,7 +106,6 @@ def crf_pseudo_mask(
 
     Raises:
         InputError: an argument is not as described above, or the sizes differ.
-        MissingDependency: the CRF's engine is pydensecrf, and it is not installed.
 
     Examples:
         >>> image = np.zeros((4, 4, 3), np.uint8); image[:, 2:] = 255  # black and white halves

@@ -217,14 +217,12 @@ def write_pseudo_masks(
     folder: Path,
     *,
     workers: int = 0,
-    engine: str = "lattice",
 ) -> None:
     """Make the masks of all images from the CAMs `<id>.npz` and write `<id>.png`; files that exist are kept.
 
     Args:
         make: see `mask_function`.
         workers: images at a time, see `map_images`.
-        engine: of the CRF: the lattice releases the GIL, so that threads do; pydensecrf needs processes.
 
     Raises:
         InputError: a CAM is missing, broken, or of another size than its image.
@@ -232,7 +230,7 @@ def write_pseudo_masks(
     todo = _missing(image_ids, folder, ".png")
     files = [(data.image_path(i), cams / f"{i}.npz", folder / f"{i}.png") for i in todo]
     write = partial(_write_pseudo_mask, make, class_palette(data.class_names))
-    done = map_images(write, files, workers=workers, processes=engine != "lattice")
+    done = map_images(write, files, workers=workers)
     _exhaust(done, f"{folder.name} masks", len(image_ids), len(todo))
 
 

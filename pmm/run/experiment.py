@@ -351,8 +351,8 @@ class Experiment:
         cams = self.cams()
         with self.run.stage(f"masks/{method}", settings, [cams, *self.truth_marks]) as stage:
             if not stage.reused:
-                options = {"workers": self.workers, "engine": crf.engine}
-                compute.write_pseudo_masks(make, self.data, self.train_ids, cams.folder, stage.folder, **options)
+                where = cams.folder, stage.folder
+                compute.write_pseudo_masks(make, self.data, self.train_ids, *where, workers=self.workers)
                 stage.facts |= self._evaluate(stage)
         return stage
 
@@ -465,8 +465,7 @@ class Experiment:
 
     def _evaluated(self, trained: Stage, name: str, p: Params) -> Stage:
         """Evaluate a trained model on the val split, without the dense CRF and, where `seg_crf` asks, with it."""
-        settings = p.pick(*PREDICTION, *["crf_engine"] * p.seg_crf)
-        with self.run.stage(f"{trained.name}/val", settings, [trained, *self.truth_marks]) as stage:
+        with self.run.stage(f"{trained.name}/val", p.pick(*PREDICTION), [trained, *self.truth_marks]) as stage:
             if not stage.reused and self.val_ids:
                 model = self.load_segmenter(name)
                 predict = partial(self._val_masks, accelerate(model, self.engine), p)
@@ -551,7 +550,7 @@ class Experiment:
         return self._refined(image, found, p) if crf and p.seg_crf else found
 
     def _refined(self, image: np.ndarray, probabilities: np.ndarray, p: Params) -> np.ndarray:
-        return DenseCRF(image, replace(SEGMENTATION_CRF, engine=p.crf_engine)).posterior(probabilities)
+        return DenseCRF(image, SEGMENTATION_CRF).posterior(probabilities)
 
     def _val_masks(self, model: nn.Module, p: Params, image_id: str) -> list[np.ndarray]:
         """Predict the masks that are evaluated: without the CRF and, where `seg_crf` asks, with it."""

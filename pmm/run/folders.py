@@ -148,7 +148,7 @@ def make_masks(
     work = partial(_make_mask, make, palette, labels, first_class)
     todo = [(given[i], pictures[i], out / f"{i}.png") for i in given if not (out / f"{i}.png").exists()]
     started = time.perf_counter()
-    done = map_images(work, todo, workers=params["workers"], processes=crf.engine != "lattice")
+    done = map_images(work, todo, workers=params["workers"])
     bar = tqdm(done, desc=method, total=len(given), initial=len(given) - len(todo), unit="image")
     new = dict(zip([files[2].stem for files in todo], bar, strict=True))
     seconds = (time.perf_counter() - started) / max(len(todo), 1)

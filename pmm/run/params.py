@@ -107,7 +107,6 @@ class Params(BaseModel):
     cam_threshold: float = Field(0.5, gt=0, lt=1, description="foreground threshold of the CAM baseline")
     alpha: float = Field(0.5, gt=0, le=1000, description="background exponent of PPMG, eq. 2")
     alpha_crf: float = Field(1.0, gt=0, le=1000, description="background exponent of the joint CRF, eq. 2")
-    crf_engine: Literal["lattice", "pydensecrf"] = Field("lattice", description="own engine, or the reference package")
     crf_iterations: int = Field(10, ge=1, le=1000, description="mean-field steps of the dense CRF")
     crf_gauss_sxy: float = Field(3.0, gt=0, le=1000, description="Gaussian kernel: reach, pixels")
     crf_gauss_compat: float = Field(10.0, ge=0, le=1000, description="Gaussian kernel: weight in PPMG")

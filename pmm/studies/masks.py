@@ -75,8 +75,7 @@ def confusions(experiment: Experiment, masks: MaskMaker, ids: Sequence[str], tit
     data = experiment.data
     images = (EvaluatedImage(data.image(i), *experiment.cam(i), data.mask(i)) for i in ids)
     count = partial(_confusions, masks, len(data.class_names))
-    processes = experiment.crf_settings().engine != "lattice"  # which releases the GIL
-    found = map_images(count, images, workers=experiment.params.workers, processes=processes)
+    found = map_images(count, images, workers=experiment.params.workers)
     return sum(tqdm(found, total=len(ids), desc=title, unit="image", leave=False, disable=not title))
 
 

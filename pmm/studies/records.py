@@ -132,10 +132,10 @@ def _finished(made: Mapping[str, Any], path: str | Path | None) -> list[Cell]:
 def _decisive(made: Mapping[str, Any]) -> dict[str, Any]:
     """What of a manifest decides the scores: not where it ran, nor which other cells were asked for."""
     other = PLACES if made["study"] in ("augment", "methods") else (*PLACES, *GRID_AXES)
-    params = Params().model_dump() | made["params"]  # older records lack the newest parameters
-    params = {name: value for name, value in params.items() if name not in other}
-    known = ("study", "dataset", "split", "images", "training_images", "crf", "inputs")
-    what = {name: made.get(name) for name in known}
+    known = Params().model_dump()  # older records lack the newest parameters, and hold some that are gone
+    params = {name: made["params"].get(name, default) for name, default in known.items() if name not in other}
+    facts = ("study", "dataset", "split", "images", "training_images", "crf", "inputs")
+    what = {name: made.get(name) for name in facts}
     return what | {"params": params, "version": made.get("environment", {}).get("pmm")}
 
 

@@ -20,7 +20,7 @@ from measure import exponent, interleave, ratios, spread
 from memory import memory
 from networks import cam_rate, engine_rate, training_rate
 from page import page
-from recipe import RecipeCRF, blobs, one_thread, our_mask, photograph, recipe_mask
+from recipe import RecipeCRF, blobs, one_thread, our_mask, photograph, recipe_mask, refine
 from slider import slider_to_picture
 from where import where_time_goes
 
@@ -115,6 +115,30 @@ def growth(rounds: int) -> dict[str, Any]:
     }
 
 
+def drop_in(rounds: int) -> list[dict[str, Any]]:
+    """(k) Joint inference of many labels by pydensecrf and by pmm.densecrf, the same program but for the import."""
+    import pydensecrf.densecrf
+
+    import pmm.densecrf
+
+    rows, (width, height) = [], SIZES[1]
+    image = np.ascontiguousarray(photograph(0, width, height))
+    for n_labels in (2, 5, 21):
+        maps = blobs(0, n_labels, width, height) + np.float32(0.05)
+        energies = pmm.densecrf.unary_from_softmax(maps / maps.sum(axis=0))
+        theirs, ours = (partial(refine, crf, energies, image) for crf in (pydensecrf.densecrf, pmm.densecrf))
+        contenders = {"pydensecrf": theirs, ALL_CORES: ours, ONE_THREAD: partial(one_thread, ours)}
+        seconds = interleave(contenders, rounds)
+        expected, found = theirs(), ours()
+        row = {"size": f"{width}x{height}", "labels": n_labels}
+        row |= {name: spread(1000 * values, 1) for name, values in seconds.items()}
+        row |= {f"ratio, {name}": ratios(seconds, "pydensecrf", name) for name in (ALL_CORES, ONE_THREAD)}
+        row["pixels that agree"] = float((found.argmax(axis=0) == expected.argmax(axis=0)).mean())
+        row["largest difference of posteriors"] = float(np.abs(found - expected).max())
+        rows.append(row)
+    return rows
+
+
 PARTS: dict[str, Callable[[bool], Any]] = {
     "a_ppmg_per_image": lambda quick: ppmg_per_image(2 if quick else 9),
     "b_masks_per_second": lambda quick: masks_per_second(8 if quick else 200),
@@ -126,6 +150,7 @@ PARTS: dict[str, Callable[[bool], Any]] = {
     "h_where_time_goes": lambda quick: where_time_goes(2 if quick else 15),
     "i_slider_to_picture": lambda quick: slider_to_picture(3 if quick else 30),
     "j_engine": engine_rate,
+    "k_drop_in": lambda quick: drop_in(2 if quick else 15),
 }
 
 

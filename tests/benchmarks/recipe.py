@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class RecipeCRF(DenseCRF):
     """The common recipe: a new DenseCRF2D, Gaussian and bilateral kernel, 10 iterations, for each class."""
 
     def __init__(self, image: np.ndarray) -> None:
-        super().__init__(image, replace(PPMG_CRF, engine="pydensecrf"))  # not a process of it loads numba
+        super().__init__(image)  # builds no lattice and does not load numba
         self._pixels = np.ascontiguousarray(image)
 
     def foreground_posterior(self, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -59,6 +59,15 @@ class RecipeCRF(DenseCRF):
             sxy=s.bilateral_sxy, srgb=s.bilateral_srgb, rgbim=self._pixels, compat=s.bilateral_compat
         )
         return np.array(crf.inference(s.iterations), np.float32).reshape(2, height, width)[1]
+
+
+def refine(crf: ModuleType, energies: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Refine many labels as repositories do, `crf` being pydensecrf.densecrf or pmm.densecrf."""
+    d = crf.DenseCRF2D(image.shape[1], image.shape[0], len(energies))
+    d.setUnaryEnergy(energies)
+    d.addPairwiseGaussian(sxy=3, compat=3)
+    d.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
+    return np.array(d.inference(10))
 
 
 def our_mask(image: np.ndarray, cam: np.ndarray) -> np.ndarray:

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 from measure import interleave
-from recipe import DEMO, blobs, photograph
+from recipe import DEMO, blobs, one_thread, photograph
 
-from pmm.method.crf import PPMG_CRF, _lattice_engine, _unary
-from pmm.method.lattice import LANES, STRIPES, _blur, _pass, _positions, build_lattice, stripes
+from pmm.method.crf import PPMG_CRF, DenseCRF, unary
+from pmm.method.lattice import _rows, _tanh_halves, bilateral_features, build_lattice
 from pmm.method.pseudo_mask import ppmg
-from pmm.threads import limit_threads
 
 
 def bandwidth() -> float:
@@ -31,7 +30,8 @@ def bandwidth() -> float:
 def where_time_goes(rounds: int, width: int = 500, height: int = 375) -> dict[str, Any]:
     """(h) Milliseconds of each step for one and four classes, and the gigabytes a second that it moves."""
     image = photograph(0, width, height)
-    features = _bilateral_features(image)
+    reach = (PPMG_CRF.bilateral_sxy,) * 2, (PPMG_CRF.bilateral_srgb,) * 3
+    features = bilateral_features(image, *reach)
     carried = bandwidth()
     rows = [_row("build the bilateral lattice", lambda: build_lattice(features, 1), rounds, None, carried)]
     for n_classes in (1, 4):
@@ -39,49 +39,32 @@ def where_time_goes(rounds: int, width: int = 500, height: int = 375) -> dict[st
     return {"copy, GB/s": carried, "size": f"{width}x{height}", "iterations": PPMG_CRF.iterations, "steps": rows}
 
 
-def _bilateral_features(image: np.ndarray) -> np.ndarray:
-    s, (height, width) = PPMG_CRF, image.shape[:2]
-    position = _positions(height, width) / np.float32(s.bilateral_sxy)
-    return np.hstack([position, image.reshape(-1, 3) / np.float32(s.bilateral_srgb)])
-
-
 def _steps(image: np.ndarray, cam: np.ndarray, rounds: int, carried: float) -> list[dict[str, Any]]:
-    n_classes, lanes = len(cam), 1 if len(cam) == 1 else LANES
-    engine = _lattice_engine(image, PPMG_CRF, 1)
-    gauss, bilateral = engine._lattices
-    n = image.shape[0] * image.shape[1]
-    logits = np.zeros((1, n, lanes), np.float32)
-    tables = [np.zeros((1, lattice.n_vertices + 1, lanes), np.float32) for lattice in (gauss, bilateral)]
-    splats = [np.zeros((STRIPES, *table.shape), np.float32) for table in tables]
-    lattices = (gauss.vertices, gauss.weights, bilateral.vertices, bilateral.weights)
+    n_classes = len(cam)
+    field = DenseCRF(image)._field
+    logits = _rows(np.zeros((n_classes, image.shape[0] * image.shape[1]), np.float32), 0)
+    tables = field._tables(logits)
 
-    def sweep(last: bool) -> None:
-        for i, (first, end) in enumerate(stripes(n)):
-            outputs = (splats[0][i], splats[1][i])
-            _pass(logits, *lattices, *tables, *outputs, first, end, (0,) * lanes, 0, last)
+    def chunks(work: Callable[[np.ndarray, int, int], None]) -> Callable[[], None]:
+        """As an iteration goes over the pixels; the copy of a chunk is a part of it."""
+        return lambda: field._each_stripe(logits, lambda i, first, end: work(logits[:, first:end].copy(), i, first))
 
-    def blur(k: int) -> None:
-        lattice = (gauss, bilateral)[k]
-        _blur(splats[k][:, 0], lattice.ranges, lattice.neighbours, np.float32(1), tables[k][0])
-
-    energies = _unary(cam), _unary((1 - cam) ** np.float32(DEMO["alpha"]))
-    moved = sum(array.nbytes for array in lattices) + logits.nbytes
+    energies = unary(cam), unary((1 - cam) ** np.float32(DEMO["alpha"]))
+    lattices = [kernel.lattice for kernel in field._kernels]
+    moved = sum(lattice.vertices.nbytes + lattice.slice_weights.nbytes for lattice in lattices) + 2 * logits.nbytes
     label = f"{n_classes} class{'es' if n_classes > 1 else ''}: "
     whole = partial(ppmg, image, cam, range(1, n_classes + 1), **DEMO)
-
-    def alone() -> None:
-        with limit_threads(1):
-            whole()
-
+    lanes = (0,) * logits.shape[2]
+    steps: dict[str, tuple[Callable[[], Any], int | None]] = {
+        "slice, once": (chunks(lambda x, i, first: field._slice(x, tables, first)), moved),
+        "tanh, once": (chunks(lambda x, i, first: _tanh_halves(x, lanes, False)), 2 * logits.nbytes),
+        "splat, once": (chunks(lambda x, i, first: field._splat(x, tables, i, first)), moved),
+        "blur both lattices, once": (lambda: field._blur(tables, n_classes), None),
+        "all iterations, lattices kept": (lambda: field.binary_posterior(*energies, PPMG_CRF.iterations), None),
+        "the whole mask from scratch": (whole, None),
+    }
     return [
-        _row(label + "slice, tanh, splat, once", lambda: sweep(False), rounds, moved, carried),
-        _row(label + "slice and tanh alone", lambda: sweep(True), rounds, moved + logits.nbytes, carried),
-        _row(label + "blur the position lattice, once", lambda: blur(0), rounds, None, carried),
-        _row(label + "blur the bilateral lattice, once", lambda: blur(1), rounds, None, carried),
-        _row(
-            label + "all iterations, lattices kept", lambda: engine.binary_mean_field(*energies), rounds, None, carried
-        ),
-        _row(label + "the whole mask from scratch", alone, rounds, None, carried),
+        _row(label + step, partial(one_thread, work), rounds, amount, carried) for step, (work, amount) in steps.items()
     ]
 
 

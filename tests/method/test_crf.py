@@ -7,8 +7,8 @@ import numpy as np
 import oracles
 import pytest
 
-from pmm.errors import InputError, MissingDependency
-from pmm.method.crf import ENGINES, JOINT_CRF, PPMG_CRF, SEGMENTATION_CRF, CRFSettings, DenseCRF
+from pmm.errors import InputError
+from pmm.method.crf import JOINT_CRF, PPMG_CRF, SEGMENTATION_CRF, CRFSettings, DenseCRF
 
 SHARP = CRFSettings(gauss_sxy=1, gauss_compat=1, bilateral_sxy=4, bilateral_srgb=30, bilateral_compat=2)
 NO_KERNELS = CRFSettings(gauss_compat=0, bilateral_compat=0)
@@ -66,11 +66,11 @@ def test_without_kernels_the_posterior_is_the_input(n_labels):
 def test_probability_zero_is_clipped_like_unary_from_softmax():
     from pydensecrf.utils import unary_from_softmax
 
-    from pmm.method.crf import _unary
+    from pmm.method.crf import unary
 
     _, probabilities = random_problem((5, 6))
     probabilities[0, 0, :3] = 0, 1e-7, 1
-    assert np.array_equal(_unary(probabilities), unary_from_softmax(probabilities))
+    assert np.array_equal(unary(probabilities), unary_from_softmax(probabilities))
 
 
 def test_reuse_gives_the_same_bits_as_a_fresh_object():
@@ -158,33 +158,19 @@ def test_settings_refuse(name, value):
         CRFSettings(**{name: value})
 
 
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    if request.param == "pydensecrf":
-        pytest.importorskip("pydensecrf", reason="pydensecrf2 is not installed; it needs a C++ compiler")
-    return CRFSettings(engine=request.param)
-
-
-def test_an_unknown_engine_is_refused():
-    with pytest.raises(InputError, match=r"^engine: 'cuda' is unknown; choose one of lattice, pydensecrf"):
-        CRFSettings(engine="cuda")
-
-
 @pytest.mark.parametrize(
     "image",
     [np.zeros((4, 5)), np.zeros((4, 5, 3)), np.zeros((4, 5, 4), np.uint8), np.zeros((0, 5, 3), np.uint8)],
 )
-def test_refuses_other_images(image, engine):
+def test_refuses_other_images(image):
     with pytest.raises(InputError, match=r"^image: "):
-        DenseCRF(image, engine)
+        DenseCRF(image)
 
 
-def test_takes_an_image_that_is_not_contiguous(engine):
+def test_takes_an_image_that_is_not_contiguous():
     image, probabilities = random_problem((10, 8))
     view = np.repeat(image, 2, axis=1)[:, ::2]
-    assert np.array_equal(
-        DenseCRF(view, engine).posterior(probabilities), DenseCRF(image, engine).posterior(probabilities)
-    )
+    assert np.array_equal(DenseCRF(view).posterior(probabilities), DenseCRF(image).posterior(probabilities))
 
 
 def test_refuses_other_settings_and_sigmas_beyond_the_lattice():
@@ -207,26 +193,19 @@ def test_refuses_other_settings_and_sigmas_beyond_the_lattice():
         (np.ones((2, 4, 5), bool), "bool"),
     ],
 )
-def test_refuses_other_probabilities(probabilities, found, engine):
+def test_refuses_other_probabilities(probabilities, found):
     with pytest.raises(InputError, match=rf"^probabilities: .*{found}"):
-        DenseCRF(np.zeros((4, 5, 3), np.uint8), engine).posterior(probabilities)
+        DenseCRF(np.zeros((4, 5, 3), np.uint8)).posterior(probabilities)
 
 
-def test_foreground_posterior_names_the_bad_argument(engine):
-    crf, good = DenseCRF(np.zeros((4, 5, 3), np.uint8), engine), np.full((2, 4, 5), 0.5)
+def test_foreground_posterior_names_the_bad_argument():
+    crf, good = DenseCRF(np.zeros((4, 5, 3), np.uint8)), np.full((2, 4, 5), 0.5)
     with pytest.raises(InputError, match=r"^foreground: "):
         crf.foreground_posterior(good * np.nan, good)
     with pytest.raises(InputError, match=r"^background: "):
         crf.foreground_posterior(good, good * 3)
     with pytest.raises(InputError, match=r"^background: 1 channels"):
         crf.foreground_posterior(good, good[:1])
-
-
-def test_missing_pydensecrf_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
-    with pytest.raises(MissingDependency, match=r"pip install pydensecrf2 \(needs a C\+\+ compiler\)"):
-        DenseCRF(np.zeros((4, 5, 3), np.uint8), CRFSettings(engine="pydensecrf"))
-    DenseCRF(np.zeros((4, 5, 3), np.uint8)).posterior(np.full((2, 4, 5), 0.5))  # the default needs it not
 
 
 def test_importing_the_module_needs_neither_pydensecrf_nor_torch():

@@ -30,8 +30,6 @@ def run(documented) -> doctest.TestResults:
 
 @pytest.mark.parametrize("documented", PUBLIC, ids=lambda v: f"{v.__module__.rpartition('.')[2]}.{v.__name__}")
 def test_examples(documented):
-    if documented.__name__ == "PydensecrfEngine":
-        pytest.importorskip("pydensecrf", reason="pydensecrf2 is not installed; it needs a C++ compiler")
     results = run(documented)
     assert results.attempted, "give it an example"
     assert not results.failed

@@ -88,12 +88,11 @@ def test_files_that_are_there_are_kept(data, tmp_path):
     assert (read_pseudo_mask(tmp_path / "masks", "b", 4) == 2).all()
 
 
-@pytest.mark.parametrize("engine", ["lattice", "pydensecrf"])  # threads, and processes
-def test_several_workers_change_nothing(data, tmp_path, engine):
+def test_several_workers_change_nothing(data, tmp_path):
     alone = write(data)
     for path in (tmp_path / "masks").glob("*.png"):
         path.unlink()
-    assert write(data, workers=2, engine=engine) == alone
+    assert write(data, workers=2) == alone
 
 
 def test_an_image_that_came_later_is_found_in_the_same_process(data, tmp_path):

@@ -192,22 +192,6 @@ def test_another_way_to_predict_trains_nothing_and_the_crf_stands_beside(finishe
     assert "with_crf" not in Experiment(params(tmp_path)).segmenter("pus").facts["val"]
 
 
-def test_the_test_time_crf_takes_the_engine_of_the_run(finished, tmp_path, monkeypatch):
-    engines = []
-    shutil.copytree(finished[0].run.path, tmp_path / "tiny")
-    experiment = Experiment(params(tmp_path, crf_engine="pydensecrf"))
-
-    class Watched(stages.DenseCRF):
-        def __init__(self, image, settings):
-            engines.append(settings.engine)
-            super().__init__(image, settings)
-
-    monkeypatch.setattr(stages, "DenseCRF", Watched)
-    p = experiment.params.model_copy(update={"seg_crf": True})
-    experiment._predict(finished[0].load_segmenter("pus"), p, experiment.train_ids[0])
-    assert engines == ["pydensecrf"]
-
-
 def test_other_weights_under_the_same_name_are_not_taken_for_the_old_ones(tmp_path):
     weights = tmp_path / "own.pt"
     torch.save(embedded_imagenet_state(), weights)

@@ -10,7 +10,6 @@ from pmm.method.crf import CRFSettings
 from pmm.method.metrics import confusion_matrix, mean_iou
 from pmm.method.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
 from pmm.run.params import Params
-from pmm.studies import masks
 from pmm.studies.masks import best_in_hindsight, best_threshold, evaluated_ids, sweep, sweep_section
 
 SIZE = (12, 16)
@@ -98,20 +97,6 @@ def test_joint_sweep_takes_the_joint_settings(experiment):
 def test_threads_give_the_same(experiment):
     assert sweep(FakeExperiment(workers=2), "threshold", [0.3]) == sweep(experiment, "threshold", [0.3])
     assert sweep(FakeExperiment(workers=2), "ppmg", [0.5]) == sweep(experiment, "ppmg", [0.5])
-
-
-def test_the_lattice_runs_on_threads_the_reference_on_processes(experiment, monkeypatch):
-    chosen = []
-
-    def one_by_one(function, items, *, workers, processes):
-        chosen.append("processes" if processes else "threads")
-        return map(function, items)
-
-    monkeypatch.setattr(masks, "map_images", one_by_one)
-    sweep(experiment, "threshold", [0.5])
-    monkeypatch.setattr(experiment, "crf_settings", lambda: SimpleNamespace(engine="pydensecrf"))
-    sweep(experiment, "threshold", [0.5])
-    assert chosen == ["threads", "processes"]
 
 
 def test_evaluated_images_are_evenly_spaced(experiment):
