@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
-from itertools import zip_longest
+from itertools import product, zip_longest
 from typing import TypeVar
 
 import numpy as np
@@ -195,6 +195,35 @@ def padded_logits(model: nn.Module, images: Tensor) -> Tensor:
     return model(in_layout(model, padded))[:, :, :height, :width].float()
 
 
+def windowed_logits(model: nn.Module, images: Tensor, side: int) -> Tensor:
+    """Average the logits of square windows that overlap by a third or more; 0: one window, the whole image.
+
+    A model sees the sizes that it was trained on, and a GPU needs memory for one window.
+    """
+    if not side or max(images.shape[2:]) <= side:
+        return padded_logits(model, images)
+    height, width = images.shape[2:]
+    total, count = None, images.new_zeros(height, width)
+    for top, left in product(window_starts(height, side), window_starts(width, side)):
+        place = (..., slice(top, top + side), slice(left, left + side))
+        logits = padded_logits(model, images[place])
+        total = logits.new_zeros((*logits.shape[:2], height, width)) if total is None else total
+        total[place] += logits
+        count[place[1:]] += 1
+    return total / count
+
+
+def window_starts(length: int, side: int) -> list[int]:
+    """Cut a length into windows, two thirds of a side or less apart, the last one at the end.
+
+    Examples:
+        >>> window_starts(900, 512), window_starts(400, 512)
+        ([0, 194, 388], [0])
+    """
+    n = -(-max(length - side, 0) // (side * 2 // 3 or 1)) + 1
+    return [i * (length - side) // (n - 1) for i in range(n)] if n > 1 else [0]
+
+
 @torch.inference_mode()
 def class_probabilities(
     model: nn.Module,
@@ -203,11 +232,13 @@ def class_probabilities(
     scales: Sequence[float],
     flip: bool,
     statistics: Statistics,
+    window: int = 0,
 ) -> np.ndarray:
     """Average the softmax over scales and mirror images.
 
     Args:
         model, image, scales, flip, statistics: as in `multi_scale_cam`.
+        window: side of the windows that a larger image is cut into, see `windowed_logits`; 0: none.
 
     Returns:
         (K,H,W) float32, sums to 1 over the classes.
@@ -216,7 +247,7 @@ def class_probabilities(
     total: Tensor | float = 0.0
     with autocast(device):
         for picture in scaled_pictures(image, scales):
-            logits = unflip(padded_logits(model, mirrored_batch(picture, flip, statistics, device)), flip)
+            logits = unflip(windowed_logits(model, mirrored_batch(picture, flip, statistics, device), window), flip)
             logits = F.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)
             total = total + logits.softmax(1).mean(0)
     return (total / len(scales)).cpu().numpy()

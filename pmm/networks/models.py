@@ -78,6 +78,7 @@ def create_segmenter(
     output_stride: int = 16,
     channels: int = 256,
     rates: Sequence[int] = (12, 24, 36),
+    auxiliary: bool = False,
     weights: str | None = None,
 ) -> nn.Module:
     """Build a segmentation model (images (N,3,H,W) -> logits (N,K,H,W)) with an ImageNet encoder.
@@ -86,10 +87,10 @@ def create_segmenter(
         architecture: `deeplabv3plus` or `pspnet`.
         backbone: timm name; the encoder.
         n_classes: K, background included.
-        output_stride: of the encoder's last map, 8, 16 or 32 (PSPNet reads the stride-8 map). At 32 a step on a
-            processor takes half as long as at 16.
+        output_stride: of the encoder's last map, 8, 16 or 32. At 32 a step on a processor takes half as long as at 16.
         channels: width of DeepLabV3+'s decoder.
         rates: dilations of DeepLabV3+'s atrous pyramid, in pixels of the encoder's last map.
+        auxiliary: add a second head for training, see `WithAuxiliaryHead`.
         weights: see `load_imagenet`; None leaves the encoder random.
 
     Raises:
@@ -103,6 +104,8 @@ def create_segmenter(
     if architecture == "deeplabv3plus":
         options |= {"decoder_channels": channels, "decoder_atrous_rates": rates}
         options["encoder_output_stride"] = min(output_stride, 16)
+    else:
+        options |= {"encoder_depth": 5, "output_stride": output_stride, "upsampling": output_stride}
     try:
         model = getattr(smp, DECODERS[architecture])(**options)
         if architecture == "deeplabv3plus" and output_stride == 32:  # smp builds 8 and 16 alone
@@ -112,7 +115,33 @@ def create_segmenter(
         raise InputError(f"backbone = {backbone}: cannot be the encoder of {architecture} ({error})") from None
     if weights is not None:
         load_imagenet(model.encoder.model, backbone, weights)
-    return speed_up_dilated_depthwise(model)
+    return speed_up_dilated_depthwise(WithAuxiliaryHead(model, n_classes) if auxiliary else model)
+
+
+class WithAuxiliaryHead(nn.Module):
+    """A segmentation model that also answers from its last stage but one while it trains, as the paper's PSPNet does.
+
+    Args:
+        model: of segmentation_models_pytorch.
+        n_classes: K, background included.
+    """
+
+    def __init__(self, model: nn.Module, n_classes: int):
+        super().__init__()
+        channels = model.encoder.out_channels[-2]
+        self.encoder, self.decoder, self.segmentation_head = model.encoder, model.decoder, model.segmentation_head
+        narrow = nn.Conv2d(channels, channels // 4, 3, padding=1, bias=False)
+        answer = nn.Conv2d(channels // 4, n_classes, 1)
+        self.auxiliary = nn.Sequential(narrow, nn.BatchNorm2d(channels // 4), nn.ReLU(), nn.Dropout2d(0.1), answer)
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Map images (N,3,H,W) to logits (N,K,H,W); in training mode to those of both heads."""
+        features = self.encoder(images)
+        logits = self.segmentation_head(self.decoder(features))
+        if not self.training:
+            return logits
+        second = F.interpolate(self.auxiliary(features[-2]), logits.shape[2:], mode="bilinear", align_corners=False)
+        return logits, second
 
 
 def load_imagenet(model: nn.Module, backbone: str, weights: str = "") -> nn.Module:

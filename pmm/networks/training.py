@@ -61,7 +61,6 @@ def fit(
     folder: Path,
     *,
     backbone: nn.Module,
-    head: Sequence[nn.Module],
     statistics: Statistics,
     title: str,
 ) -> None:
@@ -71,8 +70,8 @@ def fit(
         model, images, loss_function: what learns, on its device already, from what, and how.
         settings: epochs, batch size, learning rates.
         folder: a `checkpoint.pt` in it is resumed and removed at the end.
-        backbone: part of the model whose batch norms keep ImageNet's statistics.
-        head: modules that learn at `lr * head_lr`, all others at `lr`.
+        backbone: part of the model that learns at `lr`, all else at `lr * head_lr`; its batch norms keep ImageNet's
+            statistics.
         statistics: mean and standard deviation of the model's input.
         title: of the progress bar.
 
@@ -81,7 +80,7 @@ def fit(
     """
     steps = len(EpochBatches(len(images), settings.batch_size, range(1), settings.seed))
     total = settings.epochs * steps
-    learner = Learner(model, head, loss_function, settings, statistics, total)
+    learner = Learner(model, backbone, loss_function, settings, statistics, total)
     first, rows = learner.resume(folder / CHECKPOINT)
     epochs = EpochBatches(len(images), settings.batch_size, range(first, settings.epochs), settings.seed)
     batches = load_ahead(images, epochs, settings.loader_workers, pin_memory=learner.device.type == "cuda")
@@ -118,14 +117,14 @@ class Learner:
     def __init__(
         self,
         model: nn.Module,
-        head: Sequence[nn.Module],
+        backbone: nn.Module,
         loss_function: LossFunction,
         settings: TrainingSettings,
         statistics: Statistics,
         total: int,
     ):
         self.model, self.loss_function, self.statistics = model, loss_function, statistics
-        self.optimizer = build_optimizer(model, head, settings)
+        self.optimizer = build_optimizer(model, backbone, settings)
         self.scheduler = build_scheduler(self.optimizer, settings, total)
         self.device = next(model.parameters()).device
         narrow = self.device.type == "cuda" and not torch.cuda.is_bf16_supported()  # float16 needs its loss scaled
@@ -165,12 +164,12 @@ class Learner:
             raise InputError(f"{path}: broken or of another training; delete it, the training starts again") from None
 
 
-def build_optimizer(model: nn.Module, head: Sequence[nn.Module], settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Make AdamW or SGD (momentum 0.9) with a larger learning rate for the head; frozen parameters are left out."""
-    heads = {id(p) for module in head for p in module.parameters()}
+def build_optimizer(model: nn.Module, backbone: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Make AdamW or SGD (momentum 0.9), with another rate outside the backbone; frozen parameters are left out."""
+    inside = {id(p) for p in backbone.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
-    rates = {False: settings.lr, True: settings.lr * settings.head_lr}  # is it the head's?
-    groups = [{"params": [p for p in trained if (id(p) in heads) == own], "lr": lr} for own, lr in rates.items()]
+    rates = {True: settings.lr, False: settings.lr * settings.head_lr}  # is it the backbone's?
+    groups = [{"params": [p for p in trained if (id(p) in inside) == own], "lr": lr} for own, lr in rates.items()]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
         fused = all(p.device.type in ("cpu", "cuda") for p in trained)
@@ -339,19 +338,30 @@ def with_background_margin(logits: Tensor, margin: float) -> Tensor:
 class SegmentationLoss:
     """The loss of a segmentation step: plain until a share `warmup` in [0, 1] of the steps is done, then `pus`.
 
-    `pus` is eq. 10; for `background_margin` see `with_background_margin`.
+    `pus` is eq. 10, with a gate of its own for each head; for `background_margin` see `with_background_margin`.
+    `auxiliary` is the weight of the second head of a model that has one, see `WithAuxiliaryHead`.
     """
 
-    def __init__(self, pus: PretendedUnderfittingLoss, warmup: float = 0.0, background_margin: float = 0.0):
+    def __init__(
+        self,
+        pus: PretendedUnderfittingLoss,
+        warmup: float = 0.0,
+        background_margin: float = 0.0,
+        auxiliary: float = 0.0,
+    ):
         self.plain = PretendedUnderfittingLoss("none", None, None, pus.variant, pus.pixel_loss, pus.ignore_index)
-        self.pus, self.warmup, self.margin = pus, warmup, background_margin
+        self.pus, self.warmup, self.margin, self.auxiliary = pus, warmup, background_margin, auxiliary
 
     def __call__(
         self, model: nn.Module, images: Tensor, targets: Tensor, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and what to log of it; see `LossFunction`."""
         criterion = self.pus if progress >= self.warmup else self.plain
-        loss = criterion(with_background_margin(model(images), self.margin), targets)
+        heads = model(images)
+        logits, *second = heads if isinstance(heads, tuple) else (heads,)
+        loss = criterion(with_background_margin(logits, self.margin), targets)
         state = criterion.last_state
+        for each in second:
+            loss = loss + self.auxiliary * criterion(with_background_margin(each, self.margin), targets)
         values = {"mean_loss": state.mean_loss, "gate_open": state.is_open, "over_kappa": state.share_over_kappa}
         return loss, values

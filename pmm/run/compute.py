@@ -76,8 +76,8 @@ def train_classifier(
         return data.image(image_id), None, _multi_hot(data.labels(image_id), len(data.class_names))
 
     images = TrainingImages(load, len(image_ids), partial(augment, settings=augmentation), settings.seed)
-    parts = {"backbone": model.backbone, "head": [model.head]}
-    fit(model, images, classifier_loss, settings, folder, **parts, statistics=statistics, title=folder.name)
+    parts = {"backbone": model.backbone, "statistics": statistics}
+    fit(model, images, classifier_loss, settings, folder, **parts, title=folder.name)
 
 
 def _multi_hot(class_ids: Sequence[int], n_classes: int) -> Tensor:
@@ -325,8 +325,7 @@ def train_segmenter(
         return data.image(image_ids[index]), read_training_mask(image_ids[index]), None
 
     images = TrainingImages(load, len(image_ids), partial(augment, settings=augmentation), settings.seed)
-    parts = {"backbone": model.encoder, "head": [model.decoder, model.segmentation_head]}
-    fit(model, images, loss, settings, folder, **parts, statistics=statistics, title=title)
+    fit(model, images, loss, settings, folder, backbone=model.encoder, statistics=statistics, title=title)
 
 
 def _missing(image_ids: Sequence[str], folder: Path, suffix: str) -> list[str]:

@@ -38,7 +38,7 @@ from pmm.run.folder import Stage, file_mark, fingerprint, located
 from pmm.run.params import Params, check_params, open_run
 from pmm.threads import map_images
 
-PREDICTION = ("seg_scales", "seg_flip", "seg_crf")
+PREDICTION = ("seg_scales", "seg_flip", "seg_window", "seg_crf")
 """How a trained segmentation model predicts; a change evaluates it anew and trains nothing."""
 
 
@@ -381,7 +381,9 @@ class Experiment:
         """
         p, trained = self.params, self._trained(teacher, "teacher")
         filtered = p.cyclic_filter if filtered is None else filtered
-        settings = p.pick("cyclic_filter", "cyclic_crf", "cyclic_scales", "seg_flip", *["crf_*"] * p.cyclic_crf)
+        settings = p.pick(
+            "cyclic_filter", "cyclic_crf", "cyclic_scales", "seg_flip", "seg_window", *["crf_*"] * p.cyclic_crf
+        )
         settings["cyclic_filter"] = filtered
         stage_name = f"masks/{name or f'cyclic{round_}'}"
         settings = self._with_engine(stage_name, settings, [trained])
@@ -403,7 +405,7 @@ class Experiment:
         p, image = self.params, self.data.image(image_id)
         labels = self.data.labels(image_id) if (p.cyclic_filter if filtered is None else filtered) else None
         crf = DenseCRF(image, self.crf_settings(joint=True)) if p.cyclic_crf else None
-        options = {"scales": p.cyclic_scales, "flip": p.seg_flip, "statistics": self.statistics}
+        options = {"scales": p.cyclic_scales, "flip": p.seg_flip, "window": p.seg_window, "statistics": self.statistics}
         model = model or self._segmenter_of(teacher)[0]
         probabilities = run_network(self.device, class_probabilities, model, image, **options)
         return cyclic_pseudo_mask(probabilities, labels, crf)
@@ -483,7 +485,7 @@ class Experiment:
             learned = self.load_classifier().backbone.state_dict()
             model.encoder.model.load_state_dict(learned, strict=False)  # an encoder has no last layers
         pus = PretendedUnderfittingLoss(p.pus, p.beta, p.kappa, p.pus_variant, p.pixel_loss)
-        loss = SegmentationLoss(pus, p.pus_warmup, p.seg_background_margin)
+        loss = SegmentationLoss(pus, p.pus_warmup, p.seg_background_margin, p.seg_auxiliary)
         augmentation = Augmentation(tuple(p.seg_crop), tuple(p.seg_scale), colour=0.3)
         read = partial(self.pseudo_mask, masks)
         how = (loss, training_settings(p, "seg"), augmentation, folder, self.statistics, f"segmenter {name}")
@@ -499,6 +501,7 @@ class Experiment:
                 output_stride=p.seg_output_stride,
                 channels=p.seg_decoder_channels,
                 rates=p.seg_atrous_rates,
+                auxiliary=p.seg_auxiliary > 0,
                 weights=located(p.weights) if pretrained else None,
             )
         freeze(model.encoder.model, p.seg_frozen_stages)
@@ -545,7 +548,7 @@ class Experiment:
 
     def _probabilities(self, model: nn.Module, p: Params, image_id: str, crf: bool = True) -> np.ndarray:
         image = self.data.image(image_id)
-        options = {"scales": p.seg_scales, "flip": p.seg_flip, "statistics": self.statistics}
+        options = {"scales": p.seg_scales, "flip": p.seg_flip, "window": p.seg_window, "statistics": self.statistics}
         found = run_network(self.device, class_probabilities, model, image, **options)
         return self._refined(image, found, p) if crf and p.seg_crf else found
 

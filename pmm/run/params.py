@@ -118,6 +118,7 @@ class Params(BaseModel):
     seg_architecture: Literal["deeplabv3plus", "pspnet"] = Field("deeplabv3plus", description="its decoder")
     seg_decoder_channels: int = Field(96, ge=8, le=1024, description="channels of the DeepLabV3+ decoder")
     seg_atrous_rates: list[Rate] = Field([2, 3, 4], min_length=3, max_length=3, description="DeepLabV3+ dilations")
+    seg_auxiliary: float = Field(0.0, ge=0, le=10, description="weight of a second head in training; 0: none")
     seg_masks: Literal["threshold", "crf", "ppmg_s0", "ppmg"] = Field("ppmg", description="masks it learns from")
     seg_init: Literal["imagenet", "classifier"] = Field("classifier", description="where its encoder starts from")
     seg_epochs: int = Field(4, ge=1, le=1000, description="segmentation epochs")
@@ -134,6 +135,7 @@ class Params(BaseModel):
     seg_frozen_stages: int = Field(3, ge=0, le=7, description="first encoder stages that are not trained")
     seg_scales: list[Scale] = Field([1.0], min_length=1, description="image scales summed at prediction")
     seg_flip: bool = Field(True, description="add the mirrored image at prediction")
+    seg_window: int = Field(0, ge=0, le=4096, description="side of windows at prediction, pixels; 0: none")
     seg_crf: bool = Field(False, description="score val also with a dense CRF, predict with it")
 
     pixel_loss: Literal["ce", "bce"] = Field("ce", description="cross-entropy, or one-vs-all BCE")

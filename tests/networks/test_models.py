@@ -123,16 +123,28 @@ def test_the_score_is_the_mean_of_the_map(stride):
     torch.testing.assert_close(scores, maps.mean((2, 3)))
 
 
-@pytest.mark.parametrize(
-    ("architecture", "stride"), [*(("deeplabv3plus", stride) for stride in (8, 16, 32)), ("pspnet", 16)]
-)
+@pytest.mark.parametrize("architecture", ["deeplabv3plus", "pspnet"])
+@pytest.mark.parametrize("stride", [8, 16, 32])
 def test_segmenters_give_logits_at_the_images_size(architecture, stride):
     options = {"output_stride": stride, "channels": 16, "rates": (1, 2, 3)}
     model = create_segmenter(architecture, EMBEDDED_BACKBONE, 4, **options).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 64, 96)).shape == (1, 4, 64, 96)
-        if architecture == "deeplabv3plus":
-            assert model.encoder(torch.zeros(1, 3, 64, 96))[-1].shape[2:] == (64 // stride, 96 // stride)
+        assert model.encoder(torch.zeros(1, 3, 64, 96))[-1].shape[2:] == (64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize("backbone", [EMBEDDED_BACKBONE, "resnet18"])
+@pytest.mark.parametrize("architecture", ["deeplabv3plus", "pspnet"])
+def test_an_auxiliary_head_answers_in_training_alone(architecture, backbone):
+    options = {"output_stride": 8, "channels": 16, "rates": (1, 2, 3)}
+    model = create_segmenter(architecture, backbone, 4, auxiliary=True, **options)
+    images = torch.zeros(2, 3, 64, 96)
+    first, second = model(images)
+    assert first.shape == second.shape == (2, 4, 64, 96)
+    own = {id(p) for p in model.auxiliary.parameters()}
+    assert own and not own & {id(p) for p in model.encoder.parameters()}
+    with torch.no_grad():
+        assert torch.equal(model.eval()(images), model.segmentation_head(model.decoder(model.encoder(images))))
 
 
 @pytest.mark.parametrize("name", ["nonsense", "resnet50.nonsense"])

@@ -1,15 +1,19 @@
 """Whole-image prediction, the per-pixel loss map, and the loss with its warm-up."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from pmm.errors import InputError
 from pmm.method.losses import PretendedUnderfittingLoss
 from pmm.networks.devices import seeded
-from pmm.networks.inference import class_probabilities, padded_logits, pixel_loss_map
+from pmm.networks.inference import class_probabilities, padded_logits, pixel_loss_map, window_starts, windowed_logits
 from pmm.networks.training import SegmentationLoss
 
 STATISTICS = ([0.5] * 3, [0.25] * 3)
@@ -75,6 +79,41 @@ def test_with_flip_a_mirrored_image_has_the_mirrored_probabilities():
     straight = class_probabilities(model, image, **options)
     mirrored = class_probabilities(model, image[:, ::-1], **options)
     np.testing.assert_allclose(mirrored[:, :, ::-1], straight, atol=1e-5)
+
+
+@given(st.integers(1, 900), st.integers(1, 400))
+def test_windows_cover_a_length_and_overlap_by_a_third(length, side):
+    starts = window_starts(length, side)
+    ends = [min(start + side, length) for start in starts]
+    assert starts[0] == 0 and ends[-1] == length
+    assert all(0 < after - before <= max(1, side * 2 // 3) for before, after in pairwise(starts))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_windows_change_nothing_where_each_pixel_is_judged_alone(flip):
+    options = {"scales": [1.0, 1.5], "flip": flip, "statistics": STATISTICS}
+    whole = class_probabilities(point_model(), IMAGE, **options)
+    np.testing.assert_allclose(class_probabilities(point_model(), IMAGE, window=20, **options), whole, atol=1e-5)
+
+
+def test_a_window_is_judged_without_its_surroundings():
+    model, images = Watch(), torch.rand(2, 3, 40, 100)
+    assert torch.allclose(windowed_logits(model, images, 64), images, atol=1e-6) and model.seen.shape[2:] == (64, 64)
+    assert torch.equal(windowed_logits(model, images, 100), images) and model.seen.shape[2:] == (64, 128)
+
+
+def test_each_head_has_a_gate_of_its_own():
+    """The weighted sum of two losses, of which the second alone is below beta."""
+    target = torch.zeros(1, 4, 4, dtype=torch.int64)
+    first, second = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
+    second[:, 0] = 2.0
+    second[:, 0, 0] = -2.0  # a row that is doubted
+    pus = PretendedUnderfittingLoss("ignore", beta=0.65, kappa=1.0, variant="paper")
+    loss, values = SegmentationLoss(pus, auxiliary=0.4)(lambda _: (first, second), None, target, 1.0)
+    plain, doubted = pus(first, target), pus(second, target)
+    assert doubted < F.cross_entropy(second, target) < 0.65 < plain
+    torch.testing.assert_close(loss, plain + 0.4 * doubted)
+    assert float(values["mean_loss"]) == pytest.approx(float(plain)) and not values["gate_open"]
 
 
 @pytest.mark.parametrize("pixel_loss", ["ce", "bce"])

@@ -72,7 +72,7 @@ def train(folder, loss=bce, model=None, **changes):
     images = TrainingImages(
         load, len(PICTURES), partial(augment, settings=Augmentation((8, 8), (0.8, 1.2), colour=0.2)), chosen.seed
     )
-    options = {"backbone": model.backbone, "head": [model.head], "statistics": STATISTICS, "title": "tiny"}
+    options = {"backbone": model.backbone, "statistics": STATISTICS, "title": "tiny"}
     fit(model, images, loss, chosen, folder, **options)
     return model
 
@@ -176,7 +176,7 @@ def test_a_broken_checkpoint_is_named(tmp_path, kind):
         path.touch()
     elif kind == "no epoch":
         model = tiny()
-        optimizer = build_optimizer(model, [model.head], SETTINGS)
+        optimizer = build_optimizer(model, model.backbone, SETTINGS)
         scheduler = build_scheduler(optimizer, SETTINGS, 6)
         parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
         save_tensors(path, {name: part.state_dict() for name, part in parts.items()})
@@ -190,7 +190,7 @@ def test_a_broken_checkpoint_is_named(tmp_path, kind):
 def schedule(kind, steps=20):
     model = tiny()
     chosen = replace(SETTINGS, schedule=kind)
-    optimizer = build_optimizer(model, [model.head], chosen)
+    optimizer = build_optimizer(model, model.backbone, chosen)
     scheduler = build_scheduler(optimizer, chosen, steps)
     rates = []
     for _ in range(steps):
@@ -218,7 +218,7 @@ def test_onecycle_rises_for_15_percent_and_falls_to_almost_zero():
 def test_optimizer_groups_cover_every_trained_parameter_once(name, kind):
     model = tiny()
     model.backbone[0].bias.requires_grad_(False)
-    optimizer = build_optimizer(model, [model.head], replace(SETTINGS, optimizer=name))
+    optimizer = build_optimizer(model, model.backbone, replace(SETTINGS, optimizer=name))
     assert type(optimizer) is kind
     body, head = optimizer.param_groups
     assert {id(p) for p in head["params"]} == {id(p) for p in model.head.parameters()}
@@ -230,7 +230,7 @@ def test_optimizer_groups_cover_every_trained_parameter_once(name, kind):
 def test_a_frozen_backbone_leaves_one_group():
     model = tiny()
     model.backbone.requires_grad_(False)
-    assert [group["lr"] for group in build_optimizer(model, [model.head], SETTINGS).param_groups] == [0.05]
+    assert [group["lr"] for group in build_optimizer(model, model.backbone, SETTINGS).param_groups] == [0.05]
 
 
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 3), st.integers(0, 3), st.integers(0, 9))
