@@ -56,7 +56,7 @@ $(STAMP): pyproject.toml
 	@echo "make: filling $(VENV), once, which takes some minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e ".[lab,dev,coco,fast]"
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e ".[lab,dev,coco,fast,gpus,cluster]"
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e ".[reference]" || \
 	  echo "make: pydensecrf2 does not build here (no C++ compiler?); tests against it will skip, nothing else needs it"
 	@$(BIN)/python -c "from pmm.method.crf import compile_lattice; compile_lattice()"

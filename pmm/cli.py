@@ -71,6 +71,17 @@ def run(parameter_file: Path, overrides: Sequence[str], only: Sequence[str], ver
 @main.command()
 @_parameter_file
 @_override
+def train(parameter_file: Path, overrides: Sequence[str]) -> None:
+    """Make all masks and models without the notebooks, on several GPUs: accelerate launch -m pmm train ..."""
+    params = _load(parameter_file, overrides)
+    from pmm.run.experiment import train as train_all
+
+    train_all(params)
+
+
+@main.command()
+@_parameter_file
+@_override
 def check(parameter_file: Path, overrides: Sequence[str]) -> None:
     """Check parameters, packages, weights and data before a run."""
     params = _load(parameter_file, overrides)

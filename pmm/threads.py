@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from typing import TypeVar
 
 import joblib
 
+from pmm.errors import InputError, MissingDependency
+
+BLOCK = 32  # items a core of a cluster between two looks at the progress
 T, R = TypeVar("T"), TypeVar("R")
 _here = threading.local()
 
@@ -68,7 +72,12 @@ def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def map_images(
-    function: Callable[[T], R], items: Iterable[T], *, workers: int = 0, processes: bool = False
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int = 0,
+    processes: bool = False,
+    scheduler: str = "",
 ) -> Iterator[R]:
     """Call a function on each item, several at a time by joblib, and yield the results in order.
 
@@ -79,11 +88,42 @@ def map_images(
         function, items: called from several threads, each of which uses one thread of torch and of the lattice alone.
         workers: calls at a time; 0 takes `available_threads()`.
         processes: use processes, for a function that does not release the GIL; it must be picklable then.
+        scheduler: address of a Dask cluster, tcp://host:port, whose workers make the calls; they see the same disk. A
+            worker that dies is replaced by the others. Empty: this machine.
+
+    Raises:
+        InputError: the scheduler does not answer, or has no worker.
+        MissingDependency: there is a scheduler, and distributed is not installed.
     """
+    if scheduler:
+        yield from _map_on_cluster(scheduler, function, items)
+        return
     prefer = "processes" if processes else "threads"
     pool = joblib.Parallel(workers or available_threads(), prefer=prefer, return_as="generator")
     with _torch_threads_kept():
         yield from pool(joblib.delayed(_alone)(function, item) for item in items)
+
+
+def _map_on_cluster(scheduler: str, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Work through blocks of items: joblib's Dask backend gives results back only when all are there."""
+    try:
+        from distributed import Client
+    except ImportError:
+        hint = "it is not installed; pip install distributed"
+        raise MissingDependency(f"scheduler = {scheduler}: needs Dask's distributed, {hint}") from None
+    try:
+        client = Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        hint = "start it with: dask scheduler, and workers with: dask worker ADDRESS"
+        raise InputError(f"scheduler = {scheduler}: does not answer ({type(error).__name__}); {hint}") from None
+    with client:
+        cores = sum(client.ncores().values())
+        if not cores:
+            raise InputError(f"scheduler = {scheduler}: has no worker; start one with: dask worker {scheduler}")
+        left = iter(items)
+        while block := list(islice(left, BLOCK * cores)):
+            with joblib.parallel_config(backend="dask", client=client):
+                yield from joblib.Parallel()(joblib.delayed(_alone)(function, item) for item in block)
 
 
 def _alone(function: Callable[[T], R], item: T) -> R:

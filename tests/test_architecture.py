@@ -9,7 +9,7 @@ import pytest
 import pmm
 
 PACKAGE = Path(pmm.__file__).parent
-FOR_ALL = {"errors", "files", "threads"}
+FOR_ALL = {"errors", "files", "processes", "threads"}
 ARROWS = {
     "explore": {"figures", "studies", "run", "data", "networks", "method"},
     "figures": {"studies", "run", "data", "method"},
@@ -24,6 +24,8 @@ ARROWS = {
     "errors": set(),
     "files": set(),
     "threads": set(),
+    "processes": set(),
+    "__main__": {"cli"},
 }
 """Room or file of the top level -> what it may import beside itself and what is for all."""
 MODULES = {
@@ -97,6 +99,6 @@ def test_no_two_classes_share_a_name():
 
 def test_the_package_is_small():
     places = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
-    assert len(places) <= 13
-    assert len(MODULES) <= 59
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()) <= 13_200
+    assert len(places) <= 15
+    assert len(MODULES) <= 61
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()) <= 13_750

@@ -26,7 +26,12 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 OPTIONAL = PROJECT["optional-dependencies"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-OPTIONAL_IMPORTS = {"onnxruntime", "pycocotools", "pydensecrf"}  # imported where needed, with a message of its own
+OPTIONAL_IMPORTS = {
+    "accelerate",
+    "distributed",
+    "onnxruntime",
+    "pycocotools",
+}  # imported where needed, with a message of its own
 
 
 def normal(name):
@@ -71,8 +76,8 @@ def test_every_import_of_the_package_is_declared():
                     assert found & (declared | IMPLIED), f"{path.name}: add {top} to pyproject.toml"
 
 
-IMPLIED = {"ipython", "jupyter-client", "jupyter-core", "markupsafe", "pyzmq", "safetensors"}
-"""What ipykernel, jinja2 (markupsafe) and timm (safetensors) bring along by their own nature."""
+IMPLIED = {"ipython", "jupyter-client", "jupyter-core", "llvmlite", "markupsafe", "pyzmq", "safetensors"}
+"""What ipykernel, jinja2 (markupsafe), numba (llvmlite) and timm (safetensors) bring along by their own nature."""
 
 
 def test_every_package_folder_and_data_file_is_shipped():

@@ -189,7 +189,7 @@ def _rasterise(outline: list[array] | dict[str, Any], record: CocoImage) -> np.n
     try:
         from pycocotools import mask as coco_mask
     except ImportError:
-        raise MissingDependency("pycocotools is not installed; COCO's masks need it: pip install pmm[coco]") from None
+        raise MissingDependency("pycocotools is not installed; COCO's masks need it: pip install pycocotools") from None
     height, width = record.size
     try:
         if isinstance(outline, dict):

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from pmm.threads import available_threads, run_parallel
 
@@ -476,12 +476,19 @@ def _normalized(vertices, weights, neighbours, scale, power):
     return normalized
 
 
-@intrinsic
-def _combine(_context, out, i, keep, weight, values, j, lanes):
-    """out[i] = keep * out[i] + weight * values[j], all lanes of a row in one instruction.
+def _combine(out, i, keep, weight, values, j, lanes):
+    """Set a row of lanes: out[i] = keep * out[i] + weight * values[j]. Compiled it is `_combine_lanes`."""
+    out[i] = keep * out[i] + weight * values[j]
 
-    numba does not vectorise so short a loop, so it is written as LLVM's vectors: 8 lanes take as long as one.
-    """
+
+@overload(_combine)
+def _compiled_combine(out, i, keep, weight, values, j, lanes):
+    return lambda out, i, keep, weight, values, j, lanes: _combine_lanes(out, i, keep, weight, values, j, lanes)
+
+
+@intrinsic
+def _combine_lanes(_context, out, i, keep, weight, values, j, lanes):
+    """Say `_combine` as LLVM's vectors, since numba does not vectorise so short a loop: 8 lanes take as long as one."""
 
     def generate(context, builder, signature, arguments):
         vector = ir.VectorType(ir.FloatType(), lanes.count)

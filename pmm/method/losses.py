@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX
 from pmm.method.smoothing import check_variant
+from pmm.processes import average
 
 PUS_KINDS = ("clamp", "pow", "ignore", "none")  # how PUS reshapes the loss; "none" is the plain mean
 OFFICIAL_POW_OFFSET = 1e-9  # what the released code adds to the loss before it takes the power
@@ -229,10 +230,13 @@ class PretendedUnderfittingLoss(nn.Module):
             valid: bool of the same shape, False for the pixels without a loss.
         """
         n_valid = valid.sum()
-        count = loss_map.numel() if self.variant == "official" else n_valid.clamp(min=1)
+        # several processes share a batch, and their gradients are averaged: so are pixels and gate
+        valid_count = average(n_valid.float()).clamp(min=1)
+        count = loss_map.numel() if self.variant == "official" else valid_count
         mean_loss = loss_map.sum() / count  # an ignored pixel's loss is 0
-        is_open, share = self._inspect(loss_map, mean_loss, n_valid)
-        self.last_state = UnderfittingState(mean_loss.detach(), share, is_open)
+        whole = average(mean_loss.detach())
+        is_open, share = self._inspect(loss_map, whole, n_valid)
+        self.last_state = UnderfittingState(whole, share, is_open)
         if self.kind == "none":
             return mean_loss
         # a tensor decides, not Python: the gate never makes the device wait

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pmm.errors import InputError
+from pmm.processes import count
 
 Statistics = tuple[list[float], list[float]]  # mean and deviation of a model's input, a channel each, pixels in [0,1]
 T = TypeVar("T")
@@ -24,10 +25,10 @@ def choose_device(name: str = "auto") -> torch.device:
     """Return the named device, InputError where it is not there; `auto` takes a GPU where there is one."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there))
+        name = next(kind for kind, there in available.items() if there)
     if not available[name]:
         raise InputError(f"device = {name}: this machine has none that torch can use; take auto or cpu")
-    return torch.device(name)
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" and count() > 1 else torch.device(name)
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from pmm.method import IGNORE_INDEX
 from pmm.method.losses import PretendedUnderfittingLoss
 from pmm.networks.devices import Statistics, autocast, prepare_images, seeded
 from pmm.networks.models import keep_statistics, read_weights
+from pmm.processes import average, count, from_first, is_first, rank, share
 from pmm.threads import one_thread_each
 
 CHECKPOINT = "checkpoint.pt"
@@ -33,6 +35,7 @@ EARLY = "early.pt"  # weights after a quarter of the epochs: a look back at what
 EARLY_SHARE = 4
 LOG = "log.csv"
 POLY_POWER = 0.9
+RANK_STRIDE = 7_919  # between the seeds of processes, whose dropout must differ
 
 # (model, images, targets, progress 0..1) -> loss, and named values of the step for the log
 LossFunction = Callable[[nn.Module, Tensor, Tensor, float], tuple[Tensor, dict[str, Tensor]]]
@@ -51,6 +54,7 @@ class TrainingSettings:
     schedule: str = "onecycle"
     seed: int = 0
     loader_workers: int = 0
+    micro_batches: int = 1
 
 
 def fit(
@@ -75,8 +79,10 @@ def fit(
         statistics: mean and standard deviation of the model's input.
         title: of the progress bar.
 
+    Several processes share each batch; the first of them writes.
+
     Raises:
-        InputError: the loss is not finite, or the checkpoint is broken.
+        InputError: the loss is not finite, the checkpoint is broken, or a batch cannot be shared out.
     """
     steps = len(EpochBatches(len(images), settings.batch_size, range(1), settings.seed))
     total = settings.epochs * steps
@@ -86,6 +92,7 @@ def fit(
     batches = load_ahead(images, epochs, settings.loader_workers, pin_memory=learner.device.type == "cuda")
     model.train()
     keep_statistics(backbone)
+    learner.check_shares(min(settings.batch_size, len(images)), title)
     with tqdm(total=total, initial=first * steps, desc=title, unit="step", mininterval=1.0) as bar:
         for epoch in range(first, settings.epochs):
             log = []
@@ -95,12 +102,15 @@ def fit(
                 if step % 10 == 9:  # reading a value waits for the device
                     bar.set_postfix({name: f"{float(v):.3f}" for name, v in log[-1].items()}, refresh=False)
             rows.append(summarise(epoch + 1, log, learner.scheduler.get_last_lr()[0], title))
-            learner.save(folder / CHECKPOINT, epoch + 1, rows)
-            if epoch + 1 == max(1, settings.epochs // EARLY_SHARE):
+            if is_first():
+                learner.save(folder / CHECKPOINT, epoch + 1, rows)
+            if is_first() and epoch + 1 == max(1, settings.epochs // EARLY_SHARE):
                 _save_weights(folder / EARLY, model)
-    write_log(folder / LOG, rows)
-    _save_weights(folder / WEIGHTS, model)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    if is_first():
+        write_log(folder / LOG, rows)
+        _save_weights(folder / WEIGHTS, model)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    from_first(None)  # the files are there
     model.eval()
 
 
@@ -127,20 +137,38 @@ class Learner:
         self.optimizer = build_optimizer(model, backbone, settings)
         self.scheduler = build_scheduler(self.optimizer, settings, total)
         self.device = next(model.parameters()).device
+        self.parts = settings.micro_batches
+        self.network = shared(model) if count() > 1 else model
         narrow = self.device.type == "cuda" and not torch.cuda.is_bf16_supported()  # float16 needs its loss scaled
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=narrow)
 
     def step(self, batch: tuple[Tensor, Tensor], seed: int, progress: float) -> dict[str, Tensor]:
-        """Learn from a batch (N,3,H,W) uint8 and its targets; return loss and named values, on the device."""
-        inputs = prepare_images(batch[0], *self.statistics, self.device)
-        with seeded(seed), autocast(self.device):
-            loss, values = self.loss_function(self.model, inputs, batch[1].to(self.device), progress)
+        """Learn from a batch (N,3,H,W) uint8 and its targets; return loss and named values, on the device.
+
+        Of several processes each gets its share of the batch. It is learned in `micro_batches` parts, one after the
+        other; batch norms and the gate of PUS see a part.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        seen: list[dict[str, Tensor]] = []
+        parts = list(zip(*(tensor.chunk(self.parts) for tensor in batch), strict=True))
+        for images, targets in parts:
+            inputs = prepare_images(images, *self.statistics, self.device)
+            waits = count() > 1 and len(seen) + 1 < len(parts)  # gradients meet once a step
+            with self.network.no_sync() if waits else nullcontext():
+                with seeded(seed + RANK_STRIDE * rank() + len(seen)), autocast(self.device):
+                    loss, values = self.loss_function(self.network, inputs, targets.to(self.device), progress)
+                self.scaler.scale(loss / len(parts)).backward()
+            seen.append({"loss": loss.detach(), **values})
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
-        return {"loss": loss.detach(), **values}
+        return {name: torch.stack([each[name].float() for each in seen]).mean() for name in seen[0]}
+
+    def check_shares(self, batch_size: int, title: str) -> None:
+        """Refuse batches that do not fall into equal shares and parts."""
+        if batch_size % (count() * self.parts):
+            what = f"{count()} processes and {self.parts} micro_batches"
+            raise InputError(f"{title}: a batch of {batch_size} images cannot be shared by {what}; give a multiple")
 
     def save(self, path: Path, epoch: int, rows: Sequence[Mapping[str, float]]) -> None:
         """Keep everything that the next epoch needs."""
@@ -162,6 +190,15 @@ class Learner:
             return int(state["epoch"]), list(state["rows"])
         except Exception:
             raise InputError(f"{path}: broken or of another training; delete it, the training starts again") from None
+
+
+def shared(model: nn.Module) -> nn.Module:
+    """Wrap a model for several processes, whose gradients are averaged; on GPUs batch norms see the whole batch."""
+    from accelerate import Accelerator
+
+    device = next(model.parameters()).device
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model
+    return Accelerator(cpu=device.type == "cpu").prepare_model(synchronised)
 
 
 def build_optimizer(model: nn.Module, backbone: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -190,7 +227,7 @@ def build_scheduler(
 
 def summarise(epoch: int, log: Sequence[Mapping[str, Tensor]], lr: float, title: str) -> dict[str, float]:
     """Average an epoch's steps into one row of the log; InputError where the mean loss is not finite."""
-    row = {key: float(torch.stack([step[key].float() for step in log]).mean()) for key in log[0]}
+    row = {key: float(average(torch.stack([step[key].float() for step in log]).mean())) for key in log[0]}
     if not np.isfinite(row["loss"]):
         raise InputError(f"{title}: the loss became {row['loss']} in epoch {epoch}; lower the learning rate")
     return {"epoch": epoch, **row, "lr": lr}
@@ -268,7 +305,7 @@ class EpochBatches:
         for epoch in self.epochs:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.n)
             for first in range(0, self.n - self.batch_size + 1, self.batch_size):
-                yield [(epoch, int(i)) for i in order[first : first + self.batch_size]]
+                yield [(epoch, int(i)) for i in share(order[first : first + self.batch_size])]
 
 
 def load_ahead(

@@ -31,6 +31,7 @@ from pmm.networks.devices import Statistics, prepare_images, run_network
 from pmm.networks.inference import cam_batch_size, cams_in_batches, equal_sizes, multi_scale_cam
 from pmm.networks.models import CamClassifier
 from pmm.networks.training import SegmentationLoss, TrainingImages, TrainingSettings, classifier_loss, fit
+from pmm.processes import count, from_first, is_first, share
 from pmm.threads import map_images
 
 METHODS = ("threshold", "crf", "ppmg_s0", "ppmg")
@@ -98,7 +99,7 @@ def average_precision(
     from sklearn.metrics import average_precision_score  # a second to import
 
     labelled = [i for i in image_ids if data.labels(i)]
-    if not labelled:
+    if not labelled or not is_first():
         return {}
     device = next(model.parameters()).device
 
@@ -217,12 +218,13 @@ def write_pseudo_masks(
     folder: Path,
     *,
     workers: int = 0,
+    scheduler: str = "",
 ) -> None:
     """Make the masks of all images from the CAMs `<id>.npz` and write `<id>.png`; files that exist are kept.
 
     Args:
         make: see `mask_function`.
-        workers: images at a time, see `map_images`.
+        workers, scheduler: where, and how many at a time, see `map_images`.
 
     Raises:
         InputError: a CAM is missing, broken, or of another size than its image.
@@ -230,7 +232,7 @@ def write_pseudo_masks(
     todo = _missing(image_ids, folder, ".png")
     files = [(data.image_path(i), cams / f"{i}.npz", folder / f"{i}.png") for i in todo]
     write = partial(_write_pseudo_mask, make, class_palette(data.class_names))
-    done = map_images(write, files, workers=workers)
+    done = map_images(write, files, workers=workers, scheduler=scheduler)
     _exhaust(done, f"{folder.name} masks", len(image_ids), len(todo))
 
 
@@ -293,7 +295,7 @@ def evaluate_each(
     data: SegmentationData, image_ids: Iterable[str], predict: Callable[[str], Sequence[np.ndarray]], title: str, n: int
 ) -> list[dict[str, Any]]:
     """Do as `evaluate_masks` with `n` masks of each image; return a dict for each."""
-    image_ids = list(image_ids)
+    image_ids = list(image_ids) if is_first() else []
     evaluated = [image_id for image_id in image_ids if data.has_mask(image_id)]
     if len(evaluated) < len(image_ids):
         left = len(image_ids) - len(evaluated)
@@ -329,11 +331,12 @@ def train_segmenter(
 
 
 def _missing(image_ids: Sequence[str], folder: Path, suffix: str) -> list[str]:
-    """Ids whose file is not there yet; makes the folder."""
+    """This process's share of the ids whose file is not there yet; makes the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [i for i in image_ids if not (folder / f"{i}{suffix}").exists()]
+    return share(from_first([i for i in image_ids if not (folder / f"{i}{suffix}").exists()]))
 
 
 def _exhaust(done: Iterator[Any], title: str, total: int, left: int) -> None:
     """Work through an iterator behind a progress bar that knows what was there before."""
-    deque(tqdm(done, desc=title, total=total, initial=total - left, unit="image"), maxlen=0)
+    deque(tqdm(done, desc=title, total=total, initial=total - left * count(), unit="image"), maxlen=0)
+    from_first(None)  # all have written their share

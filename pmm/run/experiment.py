@@ -15,7 +15,6 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 from torch import nn
@@ -33,10 +32,11 @@ from pmm.networks.engine import accelerate, choose_engine
 from pmm.networks.inference import class_probabilities, multi_scale_cam, pixel_loss_map
 from pmm.networks.models import CamClassifier, create_segmenter, freeze, image_statistics, load_imagenet
 from pmm.networks.training import EARLY, LOG, WEIGHTS, SegmentationLoss, TrainingSettings, load_weights, read_log
+from pmm.processes import is_first, join
 from pmm.run import compute
 from pmm.run.folder import Stage, file_mark, fingerprint, located
 from pmm.run.params import Params, check_params, open_run
-from pmm.threads import map_images
+from pmm.threads import available_threads, map_images
 
 PREDICTION = ("seg_scales", "seg_flip", "seg_window", "seg_crf")
 """How a trained segmentation model predicts; a change evaluates it anew and trains nothing."""
@@ -61,7 +61,7 @@ class Experiment:
         self.params, self.judges_alone = params, judges_alone
         self.device = choose_device(params.device)
         self.run = open_run(params)
-        self.workers = params.workers or joblib.cpu_count()
+        self.workers = params.workers or available_threads()
         self._folders: dict[str, Path] = {}
         self._listed: dict[str, list[str]] = {}
         self._kept: tuple[tuple[str, bool, str], nn.Module, Params] | None = None
@@ -99,7 +99,7 @@ class Experiment:
         scenes = p.dataset == "scenes"
         settings = p.pick("seed", "n_train", "n_val", "scene_*") if scenes else p.pick("dataset", "data_dir")
         with self.run.stage("dataset", settings) as stage:
-            if scenes and not stage.reused:
+            if scenes and not stage.reused and is_first():
                 size = {"width": p.scene_width, "height": p.scene_height}
                 numbers = {"n_train": p.n_train, "n_val": p.n_val, "seed": p.seed, "n_jobs": self.workers}
                 compose_scenes(stage.folder / "scenes", **numbers, **size)
@@ -217,7 +217,7 @@ class Experiment:
         """Train a classifier on crops that have the labels of their images."""
         p = self.params
         inputs = [self.dataset_stage, self._splits, *self._weight_marks]
-        with self.run.stage("classifier", p.pick("seed", "backbone", "cls_*"), inputs) as stage:
+        with self.run.stage("classifier", p.pick("seed", "backbone", "cls_*", *_parts(p)), inputs) as stage:
             if not stage.reused:
                 augmentation = Augmentation(tuple(p.cls_crop), **compute.AUGMENTATIONS[p.cls_augment])
                 model = self.new_classifier(pretrained=True)
@@ -351,8 +351,8 @@ class Experiment:
         cams = self.cams()
         with self.run.stage(f"masks/{method}", settings, [cams, *self.truth_marks]) as stage:
             if not stage.reused:
-                where = cams.folder, stage.folder
-                compute.write_pseudo_masks(make, self.data, self.train_ids, *where, workers=self.workers)
+                where, how = (cams.folder, stage.folder), {"workers": self.workers, "scheduler": p.scheduler}
+                compute.write_pseudo_masks(make, self.data, self.train_ids, *where, **how)
                 stage.facts |= self._evaluate(stage)
         return stage
 
@@ -450,7 +450,7 @@ class Experiment:
         """
         p = check_params({**self.params.model_dump(), **changes}, f"segmenter {name}")
         masks = masks or p.seg_masks
-        settings = p.pick("seed", "backbone", "seg_*", "pixel_loss", "pus")
+        settings = p.pick("seed", "backbone", "seg_*", "pixel_loss", "pus", *_parts(p))
         if p.pus != "none":  # plain training does not depend on what PUS would do
             settings |= p.pick("pus_*", "beta", "kappa")
         settings = {key: value for key, value in settings.items() if key not in PREDICTION} | {"seg_masks": masks}
@@ -579,11 +579,41 @@ class Experiment:
         return read_log(self.run.path / stage_name / LOG)
 
 
+def train(params: Params) -> None:
+    """Make all that notebooks 02 to 06 make, without them; several processes share the work.
+
+    A whole run reuses it. Call it in each process, as `accelerate launch -m pmm train` or accelerate's
+    `notebook_launcher` do.
+
+    Raises:
+        InputError: as the stages.
+    """
+    join(params.device)
+    p, experiment = params, Experiment(params)
+    for method in compute.METHODS:
+        experiment.pseudo_masks(method)
+    experiment.segmenter("ce", pus="none")
+    experiment.segmenter("pus")
+    if all(experiment.data.has_mask(i) for i in experiment.train_ids):
+        experiment.segmenter("ground_truth", masks="ground_truth", pus="none")
+    teacher = "pus"
+    for k in range(1, p.cyclic_rounds + 1):
+        experiment.cyclic_masks(k, teacher)
+        teacher = f"round{k}"
+        experiment.segmenter(teacher, masks=f"cyclic{k}", pus="none")
+
+
+def _parts(params: Params) -> list[str]:
+    """Name the parameter that changes a training only where it does."""
+    return ["micro_batches"] * (params.micro_batches > 1)
+
+
 def training_settings(params: Params, prefix: str) -> TrainingSettings:
     """Take the parameters that begin with `cls_` or `seg_`."""
     names = ("epochs", "batch_size", "lr", "head_lr", "weight_decay", "optimizer", "schedule")
     values = {name: getattr(params, f"{prefix}_{name}") for name in names}
-    return TrainingSettings(**values, seed=params.seed, loader_workers=params.loader_workers)
+    own = params.pick("seed", "loader_workers", "micro_batches")
+    return TrainingSettings(**values, **own)
 
 
 def _sizes(paths: Iterable[Path]) -> list[int]:

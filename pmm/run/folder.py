@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 import pmm
 from pmm.errors import InputError
 from pmm.files import read_json, without_nan, write_text
+from pmm.processes import from_first, is_first
 
 STAGE_FILE = ".stage.json"
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "numba", "onnxruntime")
@@ -133,21 +134,25 @@ class RunFolder:
 
         An interrupted stage keeps its files, so that its body can go on where it stopped. A folder made with
         other settings makes room: finished it moves to `replaced/`, unfinished it is emptied. The body must do
-        nothing where `stage.reused` is true.
+        nothing where `stage.reused` is true. Several processes enter together, and the first decides and records.
 
         Args:
             name: folder below the run, such as `masks/ppmg`.
             settings: the parameters that decide the result.
             inputs: stages (or fingerprints) that this one reads.
         """
-        stage = self._open(name, dict(settings), [i if isinstance(i, str) else i.fingerprint for i in inputs])
+        marks = [i if isinstance(i, str) else i.fingerprint for i in inputs]
+        stage = from_first(self._open(name, dict(settings), marks) if is_first() else None)
         if stage.fingerprint not in self._announced:
             print(f"{name}: {'reused' if stage.reused else 'computing'} ({stage.fingerprint})", flush=True)
         self._announced.add(stage.fingerprint)
         started = time.perf_counter()
         yield stage
         if not stage.reused:
-            self._close(stage, time.perf_counter() - started)
+            stage.facts = from_first(stage.facts)
+            if is_first():
+                self._close(stage, time.perf_counter() - started)
+            from_first(None)  # none reads the stage before it is closed
 
     def _open(self, name: str, settings: dict[str, Any], inputs: list[str]) -> Stage:
         mark = fingerprint({"stage": name, "settings": settings, "inputs": inputs, "version": pmm.__version__})

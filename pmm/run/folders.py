@@ -145,10 +145,12 @@ def make_masks(
     _keep_settings(out, {"method": method, **used, **(asdict(crf) if method != "threshold" else {})})
     make = mask_function(method, dict(params), crf)
     palette = class_palette(labels.class_names) if labels else voc_palette()
-    work = partial(_make_mask, make, palette, labels, first_class)
-    todo = [(given[i], pictures[i], out / f"{i}.png") for i in given if not (out / f"{i}.png").exists()]
+    known = {"n_classes": len(labels.class_names) - 1} if labels else {}
+    work = partial(_make_mask, make, palette, {"first_class": first_class, **known})
+    of = labels.of if labels else {}
+    todo = [(given[i], pictures[i], out / f"{i}.png", of.get(i)) for i in given if not (out / f"{i}.png").exists()]
     started = time.perf_counter()
-    done = map_images(work, todo, workers=params["workers"])
+    done = map_images(work, todo, workers=params["workers"], scheduler=params["scheduler"])
     bar = tqdm(done, desc=method, total=len(given), initial=len(given) - len(todo), unit="image")
     new = dict(zip([files[2].stem for files in todo], bar, strict=True))
     seconds = (time.perf_counter() - started) / max(len(todo), 1)
@@ -162,15 +164,14 @@ def make_masks(
 def _make_mask(
     make: MaskFunction,
     palette: np.ndarray,
-    labels: Labels | None,
-    first_class: int | None,
-    files: tuple[Path, Path, Path],
+    options: Mapping[str, Any],
+    files: tuple[Path, Path, Path, tuple[int, ...] | None],
 ) -> bool:
     """Write one mask; return whether it has a foreground."""
-    cam_file, image_file, mask_file = files
+    cam_file, image_file, mask_file, labels = files
     image = read_image(image_file)
-    own = {"labels": labels.of[mask_file.stem], "n_classes": len(labels.class_names) - 1} if labels else {}
-    class_ids, cam = read_foreign_cams(cam_file, image.shape[:2], first_class=first_class, **own)
+    own = options if labels is None else {**options, "labels": labels}
+    class_ids, cam = read_foreign_cams(cam_file, image.shape[:2], **own)
     mask = make(image, cam, class_ids)
     write_mask(mask_file, mask, palette)
     return bool(mask.any())

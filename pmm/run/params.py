@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pmm.errors import InputError
 from pmm.files import write_text
+from pmm.processes import is_first
 from pmm.run.folder import RunFolder, located, project_root
 
 GROUPS = {
@@ -59,8 +60,11 @@ class Params(BaseModel):
     inference: Literal["auto", "torch", "onnxruntime"] = Field(
         "auto", description="computes CAMs and predictions; auto: ONNX Runtime on a processor, if installed"
     )
-    workers: int = Field(0, ge=0, le=1024, description="processes for the CRF; 0 means one a core")
+    workers: int = Field(0, ge=0, le=1024, description="images at a time; 0 means one a core")
+    scheduler: str = Field("", description="Dask cluster that makes the masks, tcp://host:port; empty: this machine")
     loader_workers: int = Field(0, ge=0, le=256, description="processes that load training images")
+
+    micro_batches: int = Field(1, ge=1, le=256, description="parts of a training step's images, for little memory")
 
     dataset: Literal["scenes", "voc", "coco", "folder"] = Field("scenes", description="where images come from")
     data_dir: str = Field("", description="folder of the data set; scenes are composed, they need none")
@@ -216,7 +220,8 @@ def open_run(params: Params) -> RunFolder:
     known = _read_run(run.path)
     if known is not None:
         _check_same(known, params, DATA)
-    write_text(run.path / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
+    if is_first():
+        write_text(run.path / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
     return run
 
 

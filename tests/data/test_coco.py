@@ -136,7 +136,7 @@ def test_without_pycocotools_labels_work_and_masks_say_how_to_install(tmp_path, 
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert data.labels("COCO_5") == (2,)
-    assert "pip install pmm[coco]" in refusal(data.mask, "COCO_5", error=MissingDependency)
+    assert "pip install pycocotools" in refusal(data.mask, "COCO_5", error=MissingDependency)
 
 
 def test_missing_root_and_split(tmp_path):
