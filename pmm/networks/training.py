@@ -55,6 +55,12 @@ class TrainingSettings:
     seed: int = 0
     loader_workers: int = 0
     micro_batches: int = 1
+    keep_epochs: bool = False  # keep the weights after each epoch, as `epoch_file` names them
+
+
+def epoch_file(epoch: int) -> str:
+    """Name the weights after an epoch, 1 the first."""
+    return f"epoch{epoch}.pt"
 
 
 def fit(
@@ -106,6 +112,8 @@ def fit(
                 learner.save(folder / CHECKPOINT, epoch + 1, rows)
             if is_first() and epoch + 1 == max(1, settings.epochs // EARLY_SHARE):
                 _save_weights(folder / EARLY, model)
+            if is_first() and settings.keep_epochs:
+                _save_weights(folder / epoch_file(epoch + 1), model)
     if is_first():
         write_log(folder / LOG, rows)
         _save_weights(folder / WEIGHTS, model)

@@ -31,7 +31,16 @@ from pmm.networks.devices import Statistics, choose_device, keep_freed_memory, p
 from pmm.networks.engine import accelerate, choose_engine
 from pmm.networks.inference import class_probabilities, multi_scale_cam, pixel_loss_map
 from pmm.networks.models import CamClassifier, create_segmenter, freeze, image_statistics, load_imagenet
-from pmm.networks.training import EARLY, LOG, WEIGHTS, SegmentationLoss, TrainingSettings, load_weights, read_log
+from pmm.networks.training import (
+    EARLY,
+    LOG,
+    WEIGHTS,
+    SegmentationLoss,
+    TrainingSettings,
+    epoch_file,
+    load_weights,
+    read_log,
+)
 from pmm.processes import is_first, join
 from pmm.run import compute
 from pmm.run.folder import Stage, file_mark, fingerprint, located
@@ -64,7 +73,7 @@ class Experiment:
         self.workers = params.workers or available_threads()
         self._folders: dict[str, Path] = {}
         self._listed: dict[str, list[str]] = {}
-        self._kept: tuple[tuple[str, bool, str], nn.Module, Params] | None = None
+        self._kept: tuple[tuple[str, str, str], nn.Module, Params] | None = None
 
     @cached_property
     def engine(self) -> str:
@@ -381,15 +390,16 @@ class Experiment:
         """
         p, trained = self.params, self._trained(teacher, "teacher")
         filtered = p.cyclic_filter if filtered is None else filtered
+        inputs = [trained, *self._chosen_epoch(teacher)]
         settings = p.pick(
             "cyclic_filter", "cyclic_crf", "cyclic_scales", "seg_flip", "seg_window", *["crf_*"] * p.cyclic_crf
         )
         settings["cyclic_filter"] = filtered
         stage_name = f"masks/{name or f'cyclic{round_}'}"
-        settings = self._with_engine(stage_name, settings, [trained])
-        with self.run.stage(stage_name, settings, [trained]) as stage:
+        settings = self._with_engine(stage_name, settings, inputs)
+        with self.run.stage(stage_name, settings, inputs) as stage:
             if not stage.reused:
-                model = accelerate(self._segmenter_of(teacher)[0], settings.get("inference", "torch"))
+                model = accelerate(self._teacher(teacher), settings.get("inference", "torch"))
                 predict = partial(self.cyclic_mask, teacher, filtered=filtered, model=model)
                 compute.write_predicted_masks(predict, self.train_ids, stage.folder, self.data.class_names)
                 stage.facts |= self._evaluate(stage)
@@ -406,9 +416,37 @@ class Experiment:
         labels = self.data.labels(image_id) if (p.cyclic_filter if filtered is None else filtered) else None
         crf = DenseCRF(image, self.crf_settings(joint=True)) if p.cyclic_crf else None
         options = {"scales": p.cyclic_scales, "flip": p.seg_flip, "window": p.seg_window, "statistics": self.statistics}
-        model = model or self._segmenter_of(teacher)[0]
+        model = model or self._teacher(teacher)
         probabilities = run_network(self.device, class_probabilities, model, image, **options)
         return cyclic_pseudo_mask(probabilities, labels, crf)
+
+    def _teacher(self, name: str) -> nn.Module:
+        """Return the model that predicts masks: as it was at the end, or after its best epoch."""
+        chosen = self._chosen_epoch(name)
+        return self._segmenter_of(name, epoch_file(chosen[0].facts["epoch"]) if chosen else WEIGHTS)[0]
+
+    def _chosen_epoch(self, name: str) -> list[Stage]:
+        """Evaluate all epochs of a model on val where `cyclic_teacher` asks; facts: the best epoch, mIoU of each."""
+        if self.params.cyclic_teacher == "last":
+            return []
+        trained, p = self._trained(name, "teacher"), self.params
+        settings = p.pick("cyclic_scales", "seg_flip", "seg_window")
+        with self.run.stage(f"{trained.name}/teacher", settings, [trained, *self.truth_marks]) as stage:
+            if not stage.reused:
+                own = check_params({**p.model_dump(), "seg_scales": p.cyclic_scales, "seg_crf": False}, trained.name)
+                scores = []
+                for epoch in range(1, p.seg_epochs + 1):
+                    predict = partial(self._val_masks, self.load_segmenter(name, epoch_file(epoch)), own)
+                    found = compute.evaluate_each(self.data, self.val_ids, predict, f"val, epoch {epoch}", 1)
+                    scores.append(found[0].get("miou", 0.0))
+                stage.facts |= {"epoch": int(np.argmax(scores)) + 1, "miou": scores}
+        return [stage]
+
+    @property
+    def teacher_note(self) -> str:
+        """Say who chose the epoch that predicts the next masks, where pixel labels did."""
+        best = "the epoch with the best mIoU on val: pixel labels chose it, as in the released code"
+        return "" if self.params.cyclic_teacher == "last" else f" Each teacher is {best}."
 
     def pseudo_mask(self, masks: str, image_id: str) -> np.ndarray:
         """Read one training mask (H,W) uint8: of a method, `ground_truth`, `noisy`, or `cyclic<round>`."""
@@ -450,7 +488,7 @@ class Experiment:
         """
         p = check_params({**self.params.model_dump(), **changes}, f"segmenter {name}")
         masks = masks or p.seg_masks
-        settings = p.pick("seed", "backbone", "seg_*", "pixel_loss", "pus", *_parts(p))
+        settings = p.pick("seed", "backbone", "seg_*", "pixel_loss", "pus", *_parts(p), *_epochs(p))
         if p.pus != "none":  # plain training does not depend on what PUS would do
             settings |= p.pick("pus_*", "beta", "kappa")
         settings = {key: value for key, value in settings.items() if key not in PREDICTION} | {"seg_masks": masks}
@@ -507,19 +545,19 @@ class Experiment:
         freeze(model.encoder.model, p.seg_frozen_stages)
         return place(model, self.device)
 
-    def load_segmenter(self, name: str, early: bool = False) -> nn.Module:
+    def load_segmenter(self, name: str, weights: str = WEIGHTS) -> nn.Module:
         """Return a trained segmentation model in evaluation mode.
 
         Args:
             name: of its folder below `segmenter/`.
-            early: as it was after the first quarter of its epochs.
+            weights: file in its folder: at the end, or `EARLY`, or after an epoch.
 
         Raises:
             InputError: it has not been trained.
         """
         record = self._trained(name, "segmenter")
         model = self.new_segmenter(self._own_params(record), pretrained=False)
-        return load_weights(model, record.folder / (EARLY if early else WEIGHTS))
+        return load_weights(model, record.folder / weights)
 
     def _trained(self, name: str, what: str) -> Stage:
         record = self.run.recorded(f"segmenter/{name}")
@@ -533,13 +571,13 @@ class Experiment:
         own = {**self.params.model_dump(), **record.settings, **evaluated, "seg_masks": self.params.seg_masks}
         return check_params(own, record.name)
 
-    def _segmenter_of(self, name: str, early: bool = False) -> tuple[nn.Module, Params]:
+    def _segmenter_of(self, name: str, weights: str = WEIGHTS) -> tuple[nn.Module, Params]:
         """Return a trained model with its parameters; the last one asked for stays in memory."""
         record = self._trained(name, "segmenter")
-        key = (name, early, record.fingerprint)
+        key = (name, weights, record.fingerprint)
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # one model in memory at a time is enough
-            self._kept = (key, self.load_segmenter(name, early), self._own_params(record))
+            self._kept = (key, self.load_segmenter(name, weights), self._own_params(record))
         return self._kept[1:]
 
     def probabilities(self, name: str, image_id: str) -> np.ndarray:
@@ -570,7 +608,7 @@ class Experiment:
 
     def loss_map(self, name: str, image_id: str, masks: str, early: bool = False) -> np.ndarray:
         """Compute a trained model's own per-pixel loss (H,W) float32 on an image against a training mask."""
-        (model, p), mask = self._segmenter_of(name, early), self.pseudo_mask(masks, image_id)
+        (model, p), mask = self._segmenter_of(name, EARLY if early else WEIGHTS), self.pseudo_mask(masks, image_id)
         options = {"pixel_loss": p.pixel_loss, "background_margin": p.seg_background_margin}
         return pixel_loss_map(model, self.data.image(image_id), mask, **options, statistics=self.statistics)
 
@@ -608,12 +646,18 @@ def _parts(params: Params) -> list[str]:
     return ["micro_batches"] * (params.micro_batches > 1)
 
 
+def _epochs(params: Params) -> list[str]:
+    """Name the parameter that keeps every epoch's weights only where it does."""
+    return ["cyclic_teacher"] * (params.cyclic_teacher != "last")
+
+
 def training_settings(params: Params, prefix: str) -> TrainingSettings:
     """Take the parameters that begin with `cls_` or `seg_`."""
     names = ("epochs", "batch_size", "lr", "head_lr", "weight_decay", "optimizer", "schedule")
     values = {name: getattr(params, f"{prefix}_{name}") for name in names}
     own = params.pick("seed", "loader_workers", "micro_batches")
-    return TrainingSettings(**values, **own)
+    kept = {"keep_epochs": prefix == "seg" and params.cyclic_teacher != "last"}
+    return TrainingSettings(**values, **own, **kept)
 
 
 def _sizes(paths: Iterable[Path]) -> list[int]:

@@ -150,6 +150,9 @@ class Params(BaseModel):
     pus_warmup: float = Field(0.0, ge=0, le=1, description="share of the steps before PUS may act")
 
     cyclic_rounds: int = Field(1, ge=0, le=20, description="rounds after the first training")
+    cyclic_teacher: Literal["last", "best_on_val"] = Field(
+        "last", description="epoch that predicts; best_on_val: pixel labels of val choose it"
+    )
     cyclic_filter: bool = Field(True, description="allow only the classes of the image's labels")
     cyclic_crf: bool = Field(False, description="joint CRF on the predicted masks")
     cyclic_scales: list[Scale] = Field([1.0], min_length=1, description="image scales summed at prediction")
@@ -171,6 +174,8 @@ class Params(BaseModel):
                 raise ValueError(f"{name} = [{low}, {high}]: give the smaller factor first")
         if self.dataset != "scenes" and not self.data_dir:
             raise ValueError(f"data_dir is empty: name the folder of the {self.dataset} data set")
+        if self.cyclic_teacher == "best_on_val" and not self.val_split:
+            raise ValueError("cyclic_teacher = best_on_val: there is no val_split to choose by; take last")
         if self.pus == "pow" and self.kappa > 1:
             raise ValueError(f"kappa = {self.kappa} with pus = pow: the exponent must be at most 1")
         return self

@@ -141,6 +141,26 @@ def test_an_unreadable_image_stops_the_cams_with_its_name(half_done, no_training
     assert experiment.run.recorded("cams") is None
 
 
+def test_the_best_epoch_on_val_teaches_only_where_it_is_asked_for(finished, tmp_path):
+    assert finished[0].teacher_note == "" and not list(finished[0].run.path.glob("segmenter/*/epoch*.pt"))
+    shutil.copytree(finished[0].run.path, tmp_path / "tiny")
+    experiment = Experiment(params(tmp_path, cyclic_teacher="best_on_val", seg_epochs=3))
+    trained = experiment.segmenter("pus")
+    assert sorted(path.name for path in trained.folder.glob("epoch*.pt")) == ["epoch1.pt", "epoch2.pt", "epoch3.pt"]
+    masks = experiment.cyclic_masks(1, "pus")
+    chosen = experiment.run.recorded("segmenter/pus/teacher").facts
+    assert len(chosen["miou"]) == 3 and chosen["epoch"] == int(np.argmax(chosen["miou"])) + 1
+    best = experiment.load_segmenter("pus", f"epoch{chosen['epoch']}.pt")
+    image_id = experiment.train_ids[0]
+    np.testing.assert_array_equal(
+        experiment.cyclic_mask("pus", image_id), experiment.cyclic_mask("pus", image_id, model=best)
+    )
+    assert "pixel labels chose it" in experiment.teacher_note
+    assert (
+        experiment.cyclic_masks(1, "pus").reused and masks.fingerprint == experiment.cyclic_masks(1, "pus").fingerprint
+    )
+
+
 def test_cyclic_masks_hold_only_the_images_classes_if_filtered(finished):
     experiment, _ = finished
     for image_id in experiment.train_ids:
