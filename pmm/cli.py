@@ -1,4 +1,4 @@
-"""The command line: `pmm run`, `pmm check`, `pmm report`, `pmm params`; for other projects `pmm masks`, `cams`, `eval`.
+"""The command line: `pmm run`, `check`, `report`, `params`, `data`; for other projects `pmm masks`, `cams`, `eval`.
 
 Heavy imports wait until a command needs them. A user's mistake is one line on stderr and exit code 2,
 a failure inside a notebook is exit code 1, Ctrl-C is exit code 130.
@@ -6,7 +6,7 @@ a failure inside a notebook is exit code 1, Ctrl-C is exit code 130.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from pmm.errors import InputError, some
 
 if TYPE_CHECKING:
     from pmm.run.params import Params
+
+SHOWN = 10  # problems of a data set that are printed
 
 
 class Commands(click.Group):
@@ -86,6 +88,36 @@ def check(parameter_file: Path, overrides: Sequence[str]) -> None:
             click.echo(f"FAIL  {name}: {' '.join(str(error).split())}")
     if failed:
         raise InputError(f"{failed} of the checks failed; see the lines that begin with FAIL")
+
+
+@main.group()
+def data() -> None:
+    """Put data sets in place; count and check what one holds."""
+
+
+@data.command(name="check")
+@_parameter_file
+@_override
+def data_check(parameter_file: Path, overrides: Sequence[str]) -> None:
+    """Count images, labels and masks of each split, and list what cannot be read."""
+    params = _load(parameter_file, overrides)
+    from pmm.run.checks import check_data
+
+    _tell(check_data(params))
+
+
+def _tell(found: Iterable[tuple[str, list[str]]]) -> None:
+    """Print each text as it comes, then the first problems, each once; exit code 1 where there are any."""
+    problems: dict[str, None] = {}  # an image may be in two splits
+    for text, wrong in found:
+        click.echo(text)
+        problems.update(dict.fromkeys(wrong))
+    for problem in list(problems)[:SHOWN]:
+        click.echo(" ".join(problem.split()))
+    if len(problems) > SHOWN:
+        click.echo(f"... and {len(problems) - SHOWN} more")
+    if problems:
+        raise SystemExit(1)
 
 
 @main.command()
