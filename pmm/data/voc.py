@@ -5,14 +5,17 @@ from collections import Counter
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pmm.data.cams import read_arrays
 from pmm.data.images import VOC_CLASSES, SegmentationData, index_images
 from pmm.errors import InputError
 from pmm.method.cam import MAX_CLASS_ID
 
 _VOC_PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "*/VOCdevkit/VOC2012", "..")
+_LABEL_VECTORS = "cls_labels.npy"  # as IRN, SEAM and others share it
 _SBD = "train_aug"  # the usual name of VOC's training images together with SBD's
 _SBD_LIST, _SBD_MASKS = "ImageSets/Segmentation/train_aug.txt", "SegmentationClassAug"
 _VOC_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913}
@@ -21,7 +24,8 @@ _VOC_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913}
 class VOCData(SegmentationData):
     """A data set in the VOC layout: images, image-level labels from the XML files, masks for evaluation.
 
-    Its classes are VOC's 20, or those of classes.txt in the folder with JPEGImages, which becomes `root`.
+    Its classes are VOC's 20, or those of classes.txt in the folder with JPEGImages, which becomes `root`. Without the
+    folder Annotations the labels come from cls_labels.npy beside JPEGImages, see `read_label_vectors`.
 
     Args:
         root: the VOC2012 folder, the VOCdevkit folder or the folder that holds it.
@@ -72,8 +76,13 @@ class VOCData(SegmentationData):
     def labels(self, image_id: str) -> tuple[int, ...]:
         """As in `SegmentationData`: the classes of the objects in the XML file, those marked difficult included.
 
-        InputError where the XML file is missing, malformed, has a DOCTYPE, or names an unknown class.
+        InputError where the XML file is missing, malformed, has a DOCTYPE, or names an unknown class; without
+        Annotations, where cls_labels.npy is malformed, has no such image, or labels other than the set's classes.
         """
+        if self._vectors is not None:
+            if image_id in self._vectors:
+                return self._vectors[image_id]
+            raise InputError(f"{self.root / _LABEL_VECTORS}: no labels of image {image_id!r}; add them, or Annotations")
         path = self.root / "Annotations" / f"{image_id}.xml"
         names = {(obj.findtext("name") or "").strip() for obj in _parse_xml(path).iter("object")}
         return class_ids_of(names, self.class_names, path)
@@ -81,6 +90,12 @@ class VOCData(SegmentationData):
     @cached_property
     def _images(self) -> dict[str, Path]:
         return index_images(self.root / "JPEGImages")
+
+    @cached_property
+    def _vectors(self) -> dict[str, tuple[int, ...]] | None:
+        path = self.root / _LABEL_VECTORS
+        found = path.is_file() and not (self.root / "Annotations").is_dir()
+        return read_label_vectors(path, self.class_names)[1] if found else None
 
     def _list(self, split: str) -> Path:
         return self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
@@ -99,8 +114,10 @@ def _find_root(root: Path) -> Path:
             if (folder / "JPEGImages").is_dir() and (place != ".." or root.name == "JPEGImages"):
                 return folder.resolve() if place == ".." else folder
     found = "no such folder" if not root.is_dir() else "no JPEGImages in it, in VOC2012/ or in VOCdevkit/VOC2012/"
-    wanted = "JPEGImages, Annotations, ImageSets/Segmentation and SegmentationClass"
-    raise InputError(f"{root}: {found}; name the folder that holds {wanted}")
+    wanted = "the folder that holds JPEGImages, Annotations, ImageSets/Segmentation and SegmentationClass"
+    near = (*root.resolve().parents, *(path.parent for path in sorted(root.glob("*/*/JPEGImages"))))
+    right = next((str(folder) for folder in near if (folder / "JPEGImages").is_dir()), "")
+    raise InputError(f"{root}: {found}; name {right and f'{right}, '}{wanted}")
 
 
 def _first_stem(line: str) -> str:
@@ -116,7 +133,7 @@ def _parse_xml(path: Path) -> ElementTree.Element:
         if "\0" in text:  # expat would take it for UTF-16 and find a DOCTYPE that the check below cannot see
             raise ValueError("found a zero byte")
     except FileNotFoundError:
-        hint = "VOC 2012's Annotations/ has one for each image, those of SBD's list included"
+        hint = f"VOC 2012's Annotations/ has one for each image, SBD's included; without that folder, {_LABEL_VECTORS}"
         raise InputError(f"{path}: no such file; image-level labels are read from it ({hint})") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); write VOC's XML in UTF-8") from None
@@ -126,6 +143,42 @@ def _parse_xml(path: Path) -> ElementTree.Element:
         return ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise InputError(f"{path}: not valid XML ({error}); write the annotation anew") from None
+
+
+def read_label_vectors(
+    path: Path, names: tuple[str, ...] | None = None
+) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
+    """Read the labels that IRN, SEAM and others share: a dict {image id: vector of a 0 or 1 for each class}.
+
+    Args:
+        path: the .npy file.
+        names: class names, "background" first; by default VOC's for vectors of 20, else class1, class2 ...
+
+    Returns:
+        The class names, and image id -> sorted class ids.
+
+    Raises:
+        InputError: as in `read_arrays`; it is no such dict, or its vectors differ in length from each other or `names`.
+    """
+    content = read_arrays(path)
+    vectors = {key: np.asarray(value) for key, value in content.items()} if isinstance(content, dict) else {}
+    lengths = {value.shape for value in vectors.values()}
+    if len(lengths) != 1 or len(length := lengths.pop()) != 1:
+        raise InputError(f"{path}: a vector of labels an image expected, all of one length, as IRN's cls_labels.npy")
+    if wrong := [key for key, value in vectors.items() if not np.isin(value, (0, 1)).all()]:
+        raise InputError(f"{path}: the labels of image {wrong[0]} are other numbers than 0 and 1; write 1 for present")
+    if names is None:
+        voc = length[0] == len(VOC_CLASSES) - 1
+        names = VOC_CLASSES if voc else with_background([f"class{k}" for k in range(1, length[0] + 1)], path)
+    if len(names) - 1 != length[0]:
+        raise InputError(f"{path}: found {length[0]} labels an image for {len(names) - 1} classes; correct their names")
+    return names, {_image_id(key): tuple((np.flatnonzero(value) + 1).tolist()) for key, value in vectors.items()}
+
+
+def _image_id(key: Any) -> str:
+    """Spell an id: IRN writes 2007_000032 as the number 2007000032."""
+    text = str(key)
+    return f"{text[:4]}_{text[4:]}" if isinstance(key, int | np.integer) and len(text) == 10 else text
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from pmm.data.cams import CAM_SUFFIXES, load_cams, read_arrays, read_foreign_cams, write_foreign_cams
+from pmm.data.cams import CAM_SUFFIXES, load_cams, read_foreign_cams, write_foreign_cams
 from pmm.data.folder import read_table
 from pmm.data.images import (
     IMAGE_SUFFIXES,
@@ -25,7 +25,7 @@ from pmm.data.images import (
     voc_palette,
     write_mask,
 )
-from pmm.data.voc import class_ids_of, read_class_names, with_background
+from pmm.data.voc import class_ids_of, read_class_names, read_label_vectors, with_background
 from pmm.errors import InputError, some
 from pmm.files import read_json, write_text
 from pmm.method.metrics import SegmentationScore
@@ -68,7 +68,7 @@ def read_labels(path: Path, classes: Path | None = None) -> Labels:
     """
     names = read_classes(classes)
     if path.suffix == ".npy":
-        return _label_vectors(path, names)
+        return Labels(*read_label_vectors(path, names))
     found: dict[str, list[str]] = {}
     for number, row in read_table(path):
         cell, own = row["image"].strip(), row["labels"].split()
@@ -87,28 +87,6 @@ def read_labels(path: Path, classes: Path | None = None) -> Labels:
 def read_classes(classes: Path | None) -> tuple[str, ...] | None:
     """Return the class names, background first, that a file lists or `voc` stands for; None for None."""
     return classes and (VOC_CLASSES if str(classes) == "voc" else read_class_names(classes))
-
-
-def _label_vectors(path: Path, names: tuple[str, ...] | None) -> Labels:
-    content = read_arrays(path)
-    vectors = {key: np.asarray(value) for key, value in content.items()} if isinstance(content, dict) else {}
-    lengths = {value.shape for value in vectors.values()}
-    if len(lengths) != 1 or len(length := lengths.pop()) != 1:
-        raise InputError(f"{path}: a vector of labels an image expected, all of one length, as IRN's cls_labels.npy")
-
-    if names is None:
-        voc = length[0] == len(VOC_CLASSES) - 1
-        names = VOC_CLASSES if voc else with_background([f"class{k}" for k in range(1, length[0] + 1)], path)
-    if len(names) - 1 != length[0]:
-        raise InputError(f"{path}: found {length[0]} labels an image for {len(names) - 1} classes; correct --classes")
-    found = {_image_id(key): tuple((np.flatnonzero(value) + 1).tolist()) for key, value in vectors.items()}
-    return Labels(names, found)
-
-
-def _image_id(key: Any) -> str:
-    """Spell an id: IRN writes 2007_000032 as the number 2007000032."""
-    text = str(key)
-    return f"{text[:4]}_{text[4:]}" if isinstance(key, int | np.integer) and len(text) == 10 else text
 
 
 def make_masks(
