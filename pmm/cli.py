@@ -39,6 +39,7 @@ class Commands(click.Group):
             ctx.exit(130)
 
 
+_folder = click.Path(path_type=Path)
 _parameter_file = click.argument("parameter_file", type=click.Path(path_type=Path), metavar="PARAMS.yaml")
 _override = click.option(
     "-p", "overrides", multiple=True, metavar="NAME=VALUE", help="Replace one parameter; may be repeated."
@@ -106,6 +107,17 @@ def data_check(parameter_file: Path, overrides: Sequence[str]) -> None:
     _tell(check_data(params))
 
 
+@data.command()
+@click.option("--root", required=True, type=_folder, metavar="DIR", help="COCO's folder, which holds annotations/.")
+@click.option("--split", "splits", multiple=True, metavar="NAME", help="Only this, e.g. val2014; may be repeated.")
+@click.option("--out", required=True, type=_folder, metavar="DIR", help="Where the label maps go.")
+def coco2014(root: Path, splits: Sequence[str], out: Path) -> None:
+    """Write COCO's objects as label maps (palette PNGs) with a table of labels; goes on where it stopped."""
+    from pmm.run.folders import convert_coco
+
+    _tell(convert_coco(root, out, splits))
+
+
 def _tell(found: Iterable[tuple[str, list[str]]]) -> None:
     """Print each text as it comes, then the first problems, each once; exit code 1 where there are any."""
     problems: dict[str, None] = {}  # an image may be in two splits
@@ -143,9 +155,6 @@ def params() -> None:
     for *cells, meaning in rows:
         padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         click.echo("  ".join((*padded, meaning)))
-
-
-_folder = click.Path(path_type=Path)
 
 
 @main.command()

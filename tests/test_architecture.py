@@ -99,4 +99,4 @@ def test_the_package_is_small():
     places = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
     assert len(places) <= 13
     assert len(MODULES) <= 59
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()) <= 13_200
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()) <= 13_450

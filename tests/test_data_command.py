@@ -1,11 +1,23 @@
 """`pmm data`: data sets put in place, converted, counted and checked; every fault is one line."""
 
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from pmm.cli import main
-from pmm.data.images import write_jpeg, write_mask
+from pmm.data import open_dataset
+from pmm.data.coco import COCOData
+from pmm.data.images import class_palette, read_mask, write_jpeg, write_mask
+from pmm.run.folders import read_labels
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def call(*arguments):
@@ -118,3 +130,131 @@ def test_check_of_scenes_says_that_they_are_composed(tmp_path):
     (tmp_path / "p.yaml").write_text("run_name: x\nn_train: 4\n")
     result = call("check", tmp_path / "p.yaml")
     assert result.exit_code == 0 and result.stdout == "sample scenes, composed by the run: 4 train, 80 val\n"
+
+
+@pytest.mark.parametrize(("place", "images"), [("minivoc", 90), ("minicoco", 30)])
+def test_check_of_real_photographs(tmp_path, place, images):
+    if not (root := SHARED / place).is_dir():
+        pytest.skip(f"{root} is not there")
+    name = "train" if place == "minivoc" else pytest.importorskip("pycocotools") and "train2014"
+    settings = f"dataset: {place[4:]}\ndata_dir: {root}\ntrain_split: {name}\nval_split: ''\n"
+    (tmp_path / "p.yaml").write_text(f"run_name: x\n{settings}")
+    result = call("check", tmp_path / "p.yaml")
+    assert result.exit_code == 0
+    assert f"{images} images, {images} with labels, {images} with masks" in result.stdout
+
+
+SQUARE = [[1, 1, 4, 1, 4, 3, 1, 3]]
+
+
+def coco(root, split="train2014", names=("COCO_train2014_000000000005.jpg", "COCO_train2014_000000000003.jpg")):
+    """Two images of 6 x 4 px, the first with a traffic light on a crowd of persons; COCO's ids with a gap."""
+    pytest.importorskip("pycocotools")
+    crowd = {"image_id": 0, "category_id": 1, "iscrowd": 1, "area": 12, "bbox": []}
+    light = {"image_id": 0, "category_id": 10, "iscrowd": 0, "area": 6, "bbox": []}
+    content = {
+        "images": [{"id": i, "file_name": name, "width": 6, "height": 4} for i, name in enumerate(names)],
+        "annotations": [
+            {**crowd, "segmentation": {"counts": [0, 12, 12], "size": [4, 6]}},
+            {**light, "segmentation": SQUARE},
+        ],
+        "categories": [{"id": 10, "name": "traffic light"}, {"id": 1, "name": "person"}],
+    }
+    for name in names:
+        write_jpeg(root / split / name, np.full((4, 6, 3), 90, np.uint8))
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return content
+
+
+def test_coco_becomes_label_maps_and_tables(tmp_path):
+    coco(tmp_path)
+    out = tmp_path / "out"
+    result = call("coco2014", "--root", tmp_path, "--out", out)
+    assert result.exit_code == 0
+    assert result.stdout == f"{out / 'train2014'}: 2 new label maps, 0 were there, 0 cannot be drawn\n"
+    expected = np.zeros((4, 6), np.uint8)
+    expected[:, :3] = 255  # the crowd
+    expected[1:3, 1:4] = 2
+    path = out / "train2014" / "COCO_train2014_000000000005.png"
+    np.testing.assert_array_equal(read_mask(path), expected)
+    assert not read_mask(out / "train2014" / "COCO_train2014_000000000003.png").any()
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        assert image.getpalette()[6:9] == class_palette(("background", "person", "traffic light"))[2].tolist()
+    assert list(csv.DictReader((out / "categories.csv").open())) == [
+        {"id": "1", "coco_id": "1", "name": "person"},
+        {"id": "2", "coco_id": "10", "name": "traffic light"},
+    ]
+    labels = read_labels(out / "labels_train2014.csv")
+    assert labels.class_names == ("background", "person", "traffic_light")
+    assert labels.of == {"COCO_train2014_000000000005": (1, 2), "COCO_train2014_000000000003": ()}
+
+
+def test_the_label_maps_are_a_folder_of_images_of_ones_own(tmp_path):
+    coco(tmp_path)
+    out = tmp_path / "out"
+    call("coco2014", "--root", tmp_path, "--out", out)
+    (out / "train2014").rename(out / "masks")
+    (out / "labels_train2014.csv").rename(out / "labels.csv")
+    shutil.copytree(tmp_path / "train2014", out / "images")
+    folder, whole = open_dataset("folder", out), COCOData(tmp_path)
+    for image_id in whole.ids("train2014"):
+        assert folder.labels(image_id) == whole.labels(image_id)
+        np.testing.assert_array_equal(folder.mask(image_id), whole.mask(image_id))
+
+
+def test_coco_keeps_what_is_there_and_writes_the_rest_beside_an_outline_that_cannot_be_drawn(tmp_path):
+    content = coco(tmp_path)
+    first, second = (f"COCO_train2014_00000000000{i}" for i in (5, 3))
+    content["annotations"][1]["segmentation"] = {"counts": [0, 5], "size": [2, 2]}
+    annotations = tmp_path / "annotations" / "instances_train2014.json"
+    annotations.write_text(json.dumps(content))
+    out = tmp_path / "out"
+    result = call("coco2014", "--root", tmp_path, "--split", "train2014", "--out", out)
+    assert result.exit_code == 1
+    counted, problem = result.stdout.splitlines()
+    assert counted.endswith("1 new label maps, 0 were there, 1 cannot be drawn")
+    assert problem.startswith(f"{first}.jpg: an outline cannot be drawn")
+    assert [path.name for path in (out / "train2014").iterdir()] == [f"{second}.png"]
+    before = (out / "train2014" / f"{second}.png").stat().st_mtime_ns
+    content["annotations"][1]["segmentation"] = SQUARE
+    annotations.write_text(json.dumps(content))
+    again = call("coco2014", "--root", tmp_path, "--out", out)
+    assert again.exit_code == 0 and "1 new label maps, 1 were there, 0 cannot be drawn" in again.stdout
+    assert (out / "train2014" / f"{second}.png").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("split", "names", "year"),
+    [
+        ("train2014", ("000000000009.jpg", "000000000025.jpg"), "2017"),
+        ("val2017", ("COCO_val2014_000000000042.jpg",), "2014"),
+    ],
+)
+def test_coco_of_another_year_is_told_by_its_images(tmp_path, split, names, year):
+    coco(tmp_path, split, names)
+    said = refusal("coco2014", "--root", tmp_path, "--split", split, "--out", tmp_path / "out")
+    assert f"instances_{split}.json: has images of COCO {year}, such as {names[0]}; take the file of COCO" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["check", "coco2014"])
+def test_without_pycocotools_a_line_says_how_to_install_it(tmp_path, monkeypatch, command):
+    coco(tmp_path)
+    (tmp_path / "p.yaml").write_text(f"dataset: coco\ndata_dir: {tmp_path}\ntrain_split: train2014\nval_split: ''\n")
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    where = (tmp_path / "p.yaml",) if command == "check" else ("--root", tmp_path, "--out", tmp_path / "out")
+    assert "pip install pmm[coco]" in refusal(command, *where)
+
+
+def test_coco_without_the_file_says_which_splits_there_are(tmp_path):
+    coco(tmp_path, "train2017", ("000000000009.jpg",))
+    for options in ((), ("--split", "train2014")):
+        said = refusal("coco2014", "--root", tmp_path, *options, "--out", tmp_path / "out")
+        assert "no annotations/instances_train2014.json; splits that exist: train2017" in said
+    assert "no annotations/instances_<split>.json" in refusal(
+        "coco2014", "--root", tmp_path / "train2017", "--out", tmp_path / "out"
+    )
+    split2017 = call("coco2014", "--root", tmp_path, "--split", "train2017", "--out", tmp_path / "out")
+    assert split2017.exit_code == 0 and "1 new label maps" in split2017.stdout

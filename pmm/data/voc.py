@@ -33,13 +33,16 @@ class VOCData(SegmentationData):
             images (a number measured on a part of VOC is not VOC's), and to "VOC-format set" otherwise.
 
     Raises:
-        InputError: no folder in the VOC layout is found, or classes.txt is wrong.
+        InputError: no folder in the VOC layout is found, or classes.txt or cls_labels.npy is wrong.
     """
 
     def __init__(self, root: str | Path, name: str | None = None) -> None:
         self.root = _find_root(Path(root))
         listed = self.root / "classes.txt"
         self.class_names = read_class_names(listed) if listed.is_file() else VOC_CLASSES
+        vectors = self.root / _LABEL_VECTORS
+        by_vectors = vectors.is_file() and not (self.root / "Annotations").is_dir()
+        self._vectors = read_label_vectors(vectors, self.class_names)[1] if by_vectors else None
         self.name = name or ("VOC 2012" if self._is_official() else "VOC-format set")
 
     def ids(self, split: str) -> list[str]:
@@ -76,8 +79,8 @@ class VOCData(SegmentationData):
     def labels(self, image_id: str) -> tuple[int, ...]:
         """As in `SegmentationData`: the classes of the objects in the XML file, those marked difficult included.
 
-        InputError where the XML file is missing, malformed, has a DOCTYPE, or names an unknown class; without
-        Annotations, where cls_labels.npy is malformed, has no such image, or labels other than the set's classes.
+        InputError where the XML file is missing, malformed, has a DOCTYPE, or names an unknown class, or where
+        cls_labels.npy is read and does not know the image.
         """
         if self._vectors is not None:
             if image_id in self._vectors:
@@ -90,12 +93,6 @@ class VOCData(SegmentationData):
     @cached_property
     def _images(self) -> dict[str, Path]:
         return index_images(self.root / "JPEGImages")
-
-    @cached_property
-    def _vectors(self) -> dict[str, tuple[int, ...]] | None:
-        path = self.root / _LABEL_VECTORS
-        found = path.is_file() and not (self.root / "Annotations").is_dir()
-        return read_label_vectors(path, self.class_names)[1] if found else None
 
     def _list(self, split: str) -> Path:
         return self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
@@ -171,7 +168,7 @@ def read_label_vectors(
         voc = length[0] == len(VOC_CLASSES) - 1
         names = VOC_CLASSES if voc else with_background([f"class{k}" for k in range(1, length[0] + 1)], path)
     if len(names) - 1 != length[0]:
-        raise InputError(f"{path}: found {length[0]} labels an image for {len(names) - 1} classes; correct their names")
+        raise InputError(f"{path}: found {length[0]} labels an image for {len(names) - 1} classes; give as many names")
     return names, {_image_id(key): tuple((np.flatnonzero(value) + 1).tolist()) for key, value in vectors.items()}
 
 

@@ -1,10 +1,12 @@
-"""Whole folders without a run: pseudo-masks from anybody's CAMs, and the score of anybody's masks."""
+"""Whole folders without a run: pseudo-masks from anybody's CAMs, their score, COCO put in place."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from pmm.data.cams import CAM_SUFFIXES, load_cams, read_foreign_cams, write_foreign_cams
+from pmm.data.coco import COCO_SPLITS, COCOData
 from pmm.data.folder import read_table
 from pmm.data.images import (
     IMAGE_SUFFIXES,
@@ -26,7 +29,7 @@ from pmm.data.images import (
     write_mask,
 )
 from pmm.data.voc import class_ids_of, read_class_names, read_label_vectors, with_background
-from pmm.errors import InputError, some
+from pmm.errors import InputError, MissingDependency, some
 from pmm.files import read_json, write_text
 from pmm.method.metrics import SegmentationScore
 from pmm.run.compute import USED, MaskFunction, crf_settings, mask_function
@@ -170,6 +173,56 @@ def export_cams(run: RunFolder, out: Path, form: str) -> int:
     files = _files(stage.folder, (".npz",), "CAM")
     done = map_images(lambda i: write_foreign_cams(out / f"{i}.npy", *load_cams(files[i]), form), files)
     return sum(1 for _ in tqdm(done, desc=f"export {form}", total=len(files), unit="image"))
+
+
+def convert_coco(root: Path, out: Path, splits: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
+    """Write COCO's objects as label maps, `out`/<split>/<id>.png; maps that are there are kept.
+
+    Beside them go labels_<split>.csv, classes.txt, with _ for the spaces in names, and categories.csv with COCO's ids.
+
+    Args:
+        root, splits: as in `COCOData`; by default the splits of COCO 2014 that are there.
+        out: the folder to write to.
+
+    Yields:
+        For each split, what was written, as text, and the maps that could not be drawn, with the reason.
+
+    Raises:
+        InputError: as in `COCOData`, or pycocotools is not installed.
+    """
+    data = COCOData(root)
+    there = [split for split in COCO_SPLITS if (root / "annotations" / f"instances_{split}.json").is_file()]
+    for split in splits or there or COCO_SPLITS:  # of those that are not there the message lists what is
+        ids = data.ids(split)
+        todo = [i for i in ids if not (out / split / f"{i}.png").exists()]
+        drawn = map_images(partial(_draw_map, data, out / split), todo)
+        bar = tqdm(drawn, desc=split, total=len(ids), initial=len(ids) - len(todo), unit="image")
+        problems = list(filter(None, bar))
+        names = [name.replace(" ", "_") for name in data.class_names]  # in a table spaces separate labels
+        labels = ((data.image_path(i).name, " ".join(names[c] for c in data.labels(i))) for i in ids)
+        categories = ((c, coco_id, data.class_names[c]) for coco_id, c in data.categories.items())
+        _write_table(out / f"labels_{split}.csv", ("image", "labels"), labels)
+        _write_table(out / "categories.csv", ("id", "coco_id", "name"), categories)
+        write_text(out / "classes.txt", "".join(f"{name}\n" for name in names[1:]))
+        counts = f"{len(todo) - len(problems)} new label maps, {len(ids) - len(todo)} were there"
+        yield f"{out / split}: {counts}, {len(problems)} cannot be drawn", problems
+
+
+def _draw_map(data: COCOData, folder: Path, image_id: str) -> str:
+    """Write one label map; return why it cannot be drawn, if so."""
+    try:
+        write_mask(folder / f"{image_id}.png", data.mask(image_id), class_palette(data.class_names))
+    except MissingDependency:
+        raise
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows((header, *rows))
+    write_text(path, text.getvalue())
 
 
 def score_masks(masks: Path, truth: Path, classes: Path | None = None) -> tuple[dict[str, Any], list[str], list[str]]:

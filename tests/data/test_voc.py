@@ -197,7 +197,7 @@ def test_labels_come_from_cls_labels_where_there_are_no_annotations(root, vector
     ],
 )
 def test_faults_of_cls_labels(vectors, content, said):
-    message = refusal(vectors(content).labels, "a")
+    message = refusal(lambda: vectors(content).labels("a"))
     assert "cls_labels.npy" in message and said in message
 
 
