@@ -108,6 +108,15 @@ def data_check(parameter_file: Path, overrides: Sequence[str]) -> None:
 
 
 @data.command()
+@click.option("--root", required=True, type=_folder, metavar="DIR", help="Where VOCdevkit/ is, or goes.")
+def voc2012(root: Path) -> None:
+    """Download VOC 2012 and SBD, and make SBD's masks and list train_aug; goes on where it stopped."""
+    from pmm.run.folders import place_voc
+
+    _tell(place_voc(root))
+
+
+@data.command()
 @click.option("--root", required=True, type=_folder, metavar="DIR", help="COCO's folder, which holds annotations/.")
 @click.option("--split", "splits", multiple=True, metavar="NAME", help="Only this, e.g. val2014; may be repeated.")
 @click.option("--out", required=True, type=_folder, metavar="DIR", help="Where the label maps go.")

@@ -1,18 +1,22 @@
 """`pmm data`: data sets put in place, converted, counted and checked; every fault is one line."""
 
 import csv
+import hashlib
 import json
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from scipy.io import savemat
 
 from pmm.cli import main
 from pmm.data import open_dataset
+from pmm.data import voc as voc_module
 from pmm.data.coco import COCOData
 from pmm.data.images import class_palette, read_mask, write_jpeg, write_mask
 from pmm.run.folders import read_labels
@@ -258,3 +262,112 @@ def test_coco_without_the_file_says_which_splits_there_are(tmp_path):
     )
     split2017 = call("coco2014", "--root", tmp_path, "--split", "train2017", "--out", tmp_path / "out")
     assert split2017.exit_code == 0 and "1 new label maps" in split2017.stdout
+
+
+def make_voc(root):
+    for name in "abv":
+        voc_image(root, name, "dog")
+    for name in "st":  # photographs that only SBD has masks of
+        voc_image(root, name, "cat", mask=False)
+    split(root, train="ba", val="v")
+
+
+def make_sbd(root):
+    """SBD's train holds VOC's validation image, its val one of VOC's training images."""
+    folder = root / "dataset"
+    (folder / "cls").mkdir(parents=True)
+    for name in "stva":
+        record = {"Segmentation": np.full((4, 6), 8, np.uint8), "Boundaries": np.zeros((2, 2)), "CategoriesPresent": 8}
+        savemat(folder / "cls" / f"{name}.mat", {"GTcls": record})
+    (folder / "train.txt").write_text("v\nt\n")
+    (folder / "val.txt").write_text("s\na\n")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The archives that are asked for; what torchvision would download is made."""
+    asked = []
+
+    def download(url, download_root, extract_root, filename, md5):
+        asked.append(filename)
+        voc_archive = filename == "VOCtrainval_11-May-2012.tar"
+        make = (make_voc, "VOCdevkit/VOC2012") if voc_archive else (make_sbd, "benchmark_RELEASE")
+        make[0](Path(extract_root) / make[1])
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", download)
+    monkeypatch.setitem(voc_module._VOC_SPLITS, "train", 2)  # else it is a part of VOC
+    return asked
+
+
+BOTH = ["VOCtrainval_11-May-2012.tar", "benchmark.tgz"]
+
+
+def test_voc_is_put_in_place_with_the_list_and_the_masks_of_sbd(tmp_path, asked):
+    result = call("voc2012", "--root", tmp_path)
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    table = root / "ImageSets" / "Segmentation" / "train_aug.txt"
+    assert result.exit_code == 0 and asked == BOTH
+    assert result.stdout.splitlines() == [
+        f"{root}: 2 images in train, 1 in val",
+        f"{table}: 4 images, 4 new masks in SegmentationClassAug, 0 were there",
+    ]
+    assert table.read_text() == "a\nb\ns\nt\n"  # without v, which is VOC's val
+    masks = {path.stem: read_mask(path, 21) for path in (root / "SegmentationClassAug").iterdir()}
+    assert {name: mask[0, 0] for name, mask in masks.items()} == {"a": 12, "b": 12, "s": 8, "t": 8}
+    assert open_dataset("voc", tmp_path).mask("s")[0, 0] == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["VOCdevkit", "benchmark_RELEASE"]
+
+
+def test_voc_goes_on_where_it_stopped(tmp_path, asked):
+    call("voc2012", "--root", tmp_path)
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    assert "4 images, 0 new masks in SegmentationClassAug, 4 were there" in call("voc2012", "--root", tmp_path).stdout
+    (root / "SegmentationClassAug" / "s.png").unlink()
+    assert "4 images, 1 new masks" in call("voc2012", "--root", root).stdout and asked == [*BOTH, "benchmark.tgz"]
+    shutil.rmtree(tmp_path / "benchmark_RELEASE")  # with list and masks SBD itself is not needed
+    assert call("voc2012", "--root", tmp_path).exit_code == 0 and len(asked) == 3
+    (root / "SegmentationClassAug" / "s.png").unlink()
+    make_sbd(tmp_path / "benchmark_RELEASE")
+    (tmp_path / "benchmark_RELEASE" / "dataset" / "cls" / "s.mat").write_bytes(b"no mat file")
+    said = refusal("voc2012", "--root", tmp_path)
+    assert "s.mat: no mask of SBD (" in said and said.endswith("; unpack benchmark.tgz anew")
+
+
+def test_voc_without_a_network_says_what_to_put_where(tmp_path, asked, monkeypatch):
+    def offline(*_):
+        raise OSError("Name or service not known")
+
+    made = "torchvision.datasets.utils.download_and_extract_archive"
+    with monkeypatch.context() as patch:
+        patch.setattr(made, offline)
+        said = refusal("voc2012", "--root", tmp_path / "new")
+    assert "VOCtrainval_11-May-2012.tar: cannot be downloaded and unpacked (Name or service not known); get" in said
+    assert f"put it into {tmp_path / 'new'}, or VOC 2012 as {tmp_path / 'new' / 'VOCdevkit' / 'VOC2012'}; then" in said
+    make_voc(tmp_path / "VOCdevkit" / "VOC2012")
+    monkeypatch.setattr(made, offline)
+    result = call("voc2012", "--root", tmp_path)
+    assert result.exit_code == 2 and "2 images in train" in result.stdout and len(result.stderr.splitlines()) == 1
+    assert "benchmark.tgz" in result.stderr and "train_aug.txt and " in result.stderr
+
+
+def test_an_archive_that_was_put_there_by_hand_is_unpacked_without_a_network(tmp_path, monkeypatch):
+    from torchvision.datasets import SBDataset
+    from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+    monkeypatch.setitem(voc_module._VOC_SPLITS, "train", 2)
+    made = ((make_voc, "VOCdevkit/VOC2012", "w"), (make_sbd, "benchmark_RELEASE", "w:gz"))
+    sums = []
+    for name, (make, place, mode) in zip(BOTH, made, strict=True):
+        make(tmp_path / "source" / place)
+        with tarfile.open(tmp_path / name, mode) as archive:
+            archive.add(tmp_path / "source" / place, place)
+        sums.append(hashlib.md5((tmp_path / name).read_bytes()).hexdigest())
+    shutil.rmtree(tmp_path / "source")
+    monkeypatch.setitem(DATASET_YEAR_DICT["2012"], "md5", sums[0])
+    monkeypatch.setattr(SBDataset, "md5", sums[1])
+    assert "4 images, 4 new masks" in call("voc2012", "--root", tmp_path).stdout
+
+
+def test_a_part_of_voc_is_not_mixed_with_sbd(voc, tmp_path):
+    said = refusal("voc2012", "--root", tmp_path)
+    assert said == f"pmm: {voc}: holds a part of VOC 2012, or another set; choose another --root"

@@ -17,7 +17,7 @@ from pmm.method.cam import MAX_CLASS_ID
 _VOC_PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "*/VOCdevkit/VOC2012", "..")
 _LABEL_VECTORS = "cls_labels.npy"  # as IRN, SEAM and others share it
 _SBD = "train_aug"  # the usual name of VOC's training images together with SBD's
-_SBD_LIST, _SBD_MASKS = "ImageSets/Segmentation/train_aug.txt", "SegmentationClassAug"
+SBD_LIST, SBD_MASKS = "ImageSets/Segmentation/train_aug.txt", "SegmentationClassAug"
 _VOC_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913}
 
 
@@ -50,7 +50,7 @@ class VOCData(SegmentationData):
         path = self._list(split)
         if not path.is_file():
             found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-            hint = f"; download SBD's list as {_SBD_LIST} and its masks into {_SBD_MASKS}/" if split == _SBD else ""
+            hint = f"; download SBD's list as {SBD_LIST} and its masks into {SBD_MASKS}/" if split == _SBD else ""
             raise InputError(f"{path}: no split {split!r}; splits that exist: {found}{hint}")
         ids = [_first_stem(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         check_ids(ids, self._images, split, path)
@@ -65,14 +65,14 @@ class VOCData(SegmentationData):
     def mask_source(self, image_id: str) -> Path:
         """As in `SegmentationData`: VOC's mask, or that of the augmented set (SBD) where VOC has none."""
         path = self.root / "SegmentationClass" / f"{image_id}.png"
-        augmented = self.root / _SBD_MASKS / path.name
+        augmented = self.root / SBD_MASKS / path.name
         return augmented if augmented.is_file() and not path.is_file() else path
 
     def mask(self, image_id: str) -> np.ndarray:
         """As in `SegmentationData`."""
         self.image_path(image_id)  # refuses an unknown id
         if not (path := self.mask_source(image_id)).is_file():
-            hint = f"for images beyond VOC's own, download SBD's masks into {_SBD_MASKS}/"
+            hint = f"for images beyond VOC's own, download SBD's masks into {SBD_MASKS}/"
             raise InputError(f"{path}: no such file; the ground truth is read from it ({hint})")
         return super().mask(image_id)
 

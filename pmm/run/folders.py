@@ -1,10 +1,12 @@
-"""Whole folders without a run: pseudo-masks from anybody's CAMs, their score, COCO put in place."""
+"""Whole folders without a run: pseudo-masks from anybody's CAMs, their score, VOC and COCO put in place."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +30,15 @@ from pmm.data.images import (
     voc_palette,
     write_mask,
 )
-from pmm.data.voc import class_ids_of, read_class_names, read_label_vectors, with_background
+from pmm.data.voc import (
+    SBD_LIST,
+    SBD_MASKS,
+    VOCData,
+    class_ids_of,
+    read_class_names,
+    read_label_vectors,
+    with_background,
+)
 from pmm.errors import InputError, MissingDependency, some
 from pmm.files import read_json, write_text
 from pmm.method.metrics import SegmentationScore
@@ -173,6 +183,79 @@ def export_cams(run: RunFolder, out: Path, form: str) -> int:
     files = _files(stage.folder, (".npz",), "CAM")
     done = map_images(lambda i: write_foreign_cams(out / f"{i}.npy", *load_cams(files[i]), form), files)
     return sum(1 for _ in tqdm(done, desc=f"export {form}", total=len(files), unit="image"))
+
+
+def place_voc(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Put VOC 2012 with SBD's masks and list train_aug in place, both downloaded by torchvision; what is there is kept.
+
+    train_aug is VOC's train with SBD's train and val, without VOC's val, sorted. SegmentationClassAug gets a mask of
+    each of its images, VOC's own where VOC has one. The archives stay in `root`.
+
+    Yields:
+        As `convert_coco`, for VOC and for SBD.
+
+    Raises:
+        InputError: an archive cannot be downloaded or unpacked, a part of VOC is there, or a mask is damaged.
+    """
+    from torchvision.datasets.voc import DATASET_YEAR_DICT  # seconds to import
+
+    try:
+        data = VOCData(root)
+    except InputError:
+        place, *source = map(DATASET_YEAR_DICT["2012"].get, ("base_dir", "url", "filename", "md5"))
+        _unpack(root, place, *source, instead=f"VOC 2012 as {root / place}")
+        data = VOCData(root)
+    if data.name != "VOC 2012":
+        raise InputError(f"{data.root}: holds a part of VOC 2012, or another set; choose another --root")
+    yield f"{data.root}: {len(data.ids('train'))} images in train, {len(data.ids('val'))} in val", []
+    yield _place_sbd(data, root), []
+
+
+def _place_sbd(data: VOCData, root: Path) -> str:
+    from torchvision.datasets import SBDataset
+
+    sbd, table, masks = root / "benchmark_RELEASE", data.root / SBD_LIST, data.root / SBD_MASKS
+    if not (sbd.is_dir() or (table.is_file() and all(map(data.has_mask, data.ids("train_aug"))))):
+        source = (SBDataset.url, SBDataset.filename, SBDataset.md5)
+        _unpack(root, sbd.name, *source, instead=f"SBD's list and masks as {table} and {masks}/")
+    if not table.is_file():
+        lists = (sbd / "dataset" / f"{split}.txt" for split in ("train", "val"))
+        every = set(data.ids("train")).union(*(path.read_text().split() for path in lists))
+        write_text(table, "".join(f"{i}\n" for i in sorted(every.difference(data.ids("val")))))
+    ids = data.ids("train_aug")
+    todo = [i for i in ids if not (masks / f"{i}.png").is_file()]
+    done = map_images(partial(_write_aug_mask, data, masks, sbd / "dataset" / "cls"), todo)
+    new = sum(1 for _ in tqdm(done, desc=masks.name, total=len(ids), initial=len(ids) - len(todo), unit="image"))
+    return f"{table}: {len(ids)} images, {new} new masks in {masks.name}, {len(ids) - new} were there"
+
+
+def _write_aug_mask(data: VOCData, masks: Path, mat_files: Path, image_id: str) -> None:
+    from scipy.io import loadmat
+
+    if data.has_mask(image_id):
+        mask = data.mask(image_id)
+    else:
+        path = mat_files / f"{image_id}.mat"
+        try:
+            mask = loadmat(path)["GTcls"]["Segmentation"][0, 0]
+        except Exception as error:  # damaged bytes raise anything
+            raise InputError(f"{path}: no mask of SBD ({error}); unpack benchmark.tgz anew") from None
+    write_mask(masks / f"{image_id}.png", mask)
+
+
+def _unpack(root: Path, place: str, url: str, file: str, md5: str, instead: str) -> None:
+    """Download an archive into `root`, unless it is there, and put its folder `place` there, whole or not at all."""
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    part = root / ".unpacked" / file  # so deep that VOCData does not find what is half there
+    try:
+        download_and_extract_archive(url, str(root), str(part), file, md5)
+        (root / place).parent.mkdir(exist_ok=True)
+        os.replace(part / place, root / place)
+        shutil.rmtree(part.parent)
+    except Exception as error:  # torchvision, urllib, tarfile and zlib raise a dozen types
+        hint = f"get {file} by other means and put it into {root}, or {instead}; then give this command again"
+        raise InputError(f"{url}: cannot be downloaded and unpacked ({error}); {hint}") from None
 
 
 def convert_coco(root: Path, out: Path, splits: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
