@@ -1,4 +1,4 @@
-"""The command line: `pmm run`, `pmm check`, `pmm report`, `pmm params`; for other projects `pmm masks`, `cams`, `eval`.
+"""The command line: `pmm run`, `check`, `report`, `params`, `data`; for other projects `pmm masks`, `cams`, `eval`.
 
 Heavy imports wait until a command needs them. A user's mistake is one line on stderr and exit code 2,
 a failure inside a notebook is exit code 1, Ctrl-C is exit code 130.
@@ -6,7 +6,7 @@ a failure inside a notebook is exit code 1, Ctrl-C is exit code 130.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from pmm.errors import InputError, some
 
 if TYPE_CHECKING:
     from pmm.run.params import Params
+
+SHOWN = 10  # problems of a data set that are printed
 
 
 class Commands(click.Group):
@@ -37,6 +39,7 @@ class Commands(click.Group):
             ctx.exit(130)
 
 
+_folder = click.Path(path_type=Path)
 _parameter_file = click.argument("parameter_file", type=click.Path(path_type=Path), metavar="PARAMS.yaml")
 _override = click.option(
     "-p", "overrides", multiple=True, metavar="NAME=VALUE", help="Replace one parameter; may be repeated."
@@ -99,6 +102,56 @@ def check(parameter_file: Path, overrides: Sequence[str]) -> None:
         raise InputError(f"{failed} of the checks failed; see the lines that begin with FAIL")
 
 
+@main.group()
+def data() -> None:
+    """Put data sets in place; count and check what one holds."""
+
+
+@data.command(name="check")
+@_parameter_file
+@_override
+def data_check(parameter_file: Path, overrides: Sequence[str]) -> None:
+    """Count images, labels and masks of each split, and list what cannot be read."""
+    params = _load(parameter_file, overrides)
+    from pmm.run.checks import check_data
+
+    _tell(check_data(params))
+
+
+@data.command()
+@click.option("--root", required=True, type=_folder, metavar="DIR", help="Where VOCdevkit/ is, or goes.")
+def voc2012(root: Path) -> None:
+    """Download VOC 2012 and SBD, and make SBD's masks and list train_aug; goes on where it stopped."""
+    from pmm.run.folders import place_voc
+
+    _tell(place_voc(root))
+
+
+@data.command()
+@click.option("--root", required=True, type=_folder, metavar="DIR", help="COCO's folder, which holds annotations/.")
+@click.option("--split", "splits", multiple=True, metavar="NAME", help="Only this, e.g. val2014; may be repeated.")
+@click.option("--out", required=True, type=_folder, metavar="DIR", help="Where the label maps go.")
+def coco2014(root: Path, splits: Sequence[str], out: Path) -> None:
+    """Write COCO's objects as label maps (palette PNGs) with a table of labels; goes on where it stopped."""
+    from pmm.run.folders import convert_coco
+
+    _tell(convert_coco(root, out, splits))
+
+
+def _tell(found: Iterable[tuple[str, list[str]]]) -> None:
+    """Print each text as it comes, then the first problems, each once; exit code 1 where there are any."""
+    problems: dict[str, None] = {}  # an image may be in two splits
+    for text, wrong in found:
+        click.echo(text)
+        problems.update(dict.fromkeys(wrong))
+    for problem in list(problems)[:SHOWN]:
+        click.echo(" ".join(problem.split()))
+    if len(problems) > SHOWN:
+        click.echo(f"... and {len(problems) - SHOWN} more")
+    if problems:
+        raise SystemExit(1)
+
+
 @main.command()
 @click.argument("run_path", type=click.Path(path_type=Path), metavar="RUN")
 def report(run_path: Path) -> None:
@@ -122,9 +175,6 @@ def params() -> None:
     for *cells, meaning in rows:
         padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         click.echo("  ".join((*padded, meaning)))
-
-
-_folder = click.Path(path_type=Path)
 
 
 @main.command()

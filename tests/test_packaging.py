@@ -76,8 +76,8 @@ def test_every_import_of_the_package_is_declared():
                     assert found & (declared | IMPLIED), f"{path.name}: add {top} to pyproject.toml"
 
 
-IMPLIED = {"ipython", "jupyter-client", "jupyter-core", "llvmlite", "markupsafe", "pyzmq", "safetensors"}
-"""What ipykernel, jinja2 (markupsafe), numba (llvmlite) and timm (safetensors) bring along by their own nature."""
+IMPLIED = {"ipython", "jupyter-client", "jupyter-core", "llvmlite", "markupsafe", "pyzmq", "safetensors", "scipy"}
+"""What ipykernel, jinja2 (markupsafe), numba (llvmlite), timm (safetensors) and scikit-learn (scipy) bring along."""
 
 
 def test_every_package_folder_and_data_file_is_shipped():

@@ -71,7 +71,7 @@ def test_a_command_works_as_it_is_printed(project, command):
     assert done.returncode == 0, done.stdout + done.stderr
     if " run " in command and "own" in command:
         assert done.stdout == "my_set 0.3 ''\n"
-    if "check" in command:
+    if "pmm check" in command:
         assert all(line.startswith("OK ") for line in done.stdout.splitlines())
     if "papermill" in command:
         assert (project / "out.ipynb").is_file()
@@ -80,8 +80,8 @@ def test_a_command_works_as_it_is_printed(project, command):
 def test_the_commands_of_all_kinds_are_there():
     assert {"demo", "test", "explore", "lab", "bench"} <= MAKE
     words = " ".join(SHELL)
-    assert words.count("/path/to/my_set") == 6
-    assert all(f"/pmm {name} " in words for name in ("run", "check", "params", "masks", "eval", "cams"))
+    assert words.count("/path/to/my_set") == 7
+    assert all(f"/pmm {name} " in words for name in ("run", "check", "data", "params", "masks", "eval", "cams"))
 
 
 @pytest.mark.parametrize("target", sorted(MAKE))

@@ -1,6 +1,7 @@
 """COCO 2014 (and any set in its layout): one JSON file a split, polygons turned into masks on demand."""
 
 import json
+import re
 from array import array
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from pmm.data.voc import check_ids, with_background
 from pmm.errors import InputError, MissingDependency
 from pmm.method import IGNORE_INDEX
 
-_COCO_SPLITS = {"train2014": 82783, "val2014": 40504}
+COCO_SPLITS = {"train2014": 82783, "val2014": 40504}  # name -> number of images
 
 
 class Region(NamedTuple):
@@ -54,7 +55,7 @@ class COCOData(SegmentationData):
         files = sorted((self.root / "annotations").glob("instances_*.json"))
         self._files = {path.stem.removeprefix("instances_"): path for path in files}
         self._splits: dict[str, dict[str, CocoImage]] = {}
-        self._categories: dict[int, int] = {}
+        self.categories: dict[int, int] = {}  # COCO's id -> class id, once a split was read
         self._class_names: tuple[str, ...] = ()
         if not files:
             raise InputError(f"{root}: no annotations/instances_<split>.json; name COCO's folder that holds it")
@@ -62,7 +63,7 @@ class COCOData(SegmentationData):
     @property
     def name(self) -> str:
         """What tables and figures call the set."""
-        whole = any(len(images) == _COCO_SPLITS.get(split) for split, images in self._splits.items())
+        whole = any(len(images) == COCO_SPLITS.get(split) for split, images in self._splits.items())
         return self._name or ("COCO 2014" if whole else "COCO-format set")
 
     @property
@@ -97,7 +98,7 @@ class COCOData(SegmentationData):
         record = self._record(image_id)
         mask = np.zeros(record.size, np.uint8)
         for region in sorted(record.regions, key=lambda r: (not r.crowd, -r.area)):
-            value = IGNORE_INDEX if region.crowd else self._categories[region.category]
+            value = IGNORE_INDEX if region.crowd else self.categories[region.category]
             mask[_rasterise(region.outline, record)] = value
         return mask
 
@@ -107,7 +108,7 @@ class COCOData(SegmentationData):
 
     def labels(self, image_id: str) -> tuple[int, ...]:
         """As in `SegmentationData`: the categories of the annotations, crowds included."""
-        return tuple(sorted({self._categories[region.category] for region in self._record(image_id).regions}))
+        return tuple(sorted({self.categories[region.category] for region in self._record(image_id).regions}))
 
     def _record(self, image_id: str) -> CocoImage:
         """Find an image, first in the splits that are read already."""
@@ -139,11 +140,14 @@ class COCOData(SegmentationData):
         if self._class_names and names != self._class_names:
             raise InputError(f"{path}: its categories differ from those of the other splits; use files of one set")
         self._class_names = names
-        self._categories = {category["id"]: i for i, category in enumerate(in_order, start=1)}
+        self.categories = {category["id"]: i for i, category in enumerate(in_order, start=1)}
 
     def _index(self, content: dict[str, Any], path: Path, folder: Path) -> dict[str, CocoImage]:
         """Group the objects by image."""
         images = {}
+        first, asked = next((entry["file_name"] for entry in content["images"]), ""), folder.name[-4:]
+        if asked.isdigit() and (year := _year(first)) not in ("", asked):
+            raise InputError(f"{path}: has images of COCO {year}, such as {first}; take the file of COCO {asked}")
         for entry in content["images"]:
             size = (int(entry["height"]), int(entry["width"]))
             images[entry["id"]] = CocoImage(folder / entry["file_name"], path, size, [])
@@ -152,13 +156,19 @@ class COCOData(SegmentationData):
                 raise InputError(f"{path}: found an annotation without segmentation; take the instances_ file")
             if region.image not in images:
                 raise InputError(f"{path}: an annotation names unknown image {region.image}; download the file anew")
-            if region.category not in self._categories:
+            if region.category not in self.categories:
                 raise InputError(f"{path}: found unknown category {region.category}; download the file anew")
             images[region.image].regions.append(region)
         by_id = {image.path.stem: image for image in images.values()}
         if len(by_id) < len(content["images"]):
             raise InputError(f"{path}: names an image twice; download the file anew")
         return by_id
+
+
+def _year(file_name: str) -> str:
+    """Tell when COCO named an image so: COCO_train2014_ and twelve digits, since 2017 the digits alone; else empty."""
+    found = re.fullmatch(r"(?:COCO_[a-z]+(\d{4})_)?\d{12}\.jpg", file_name)
+    return (found[1] or "2017") if found else ""
 
 
 def _read_json(path: Path) -> dict[str, Any]:

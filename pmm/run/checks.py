@@ -1,25 +1,29 @@
 """What can be checked before a run: packages, weights, and every image, label and mask of the data set.
 
 Each check returns a sentence, or raises InputError with the reason; `pmm check` prints one line for each.
+`pmm data check` looks at the data set alone, and lists what is wrong.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from pmm.data import SegmentationData, choose_classes, open_dataset
-from pmm.errors import InputError
+from pmm.data import ChosenClasses, SegmentationData, choose_classes, open_dataset
+from pmm.errors import InputError, MissingDependency
 from pmm.run.folder import located
 from pmm.run.params import Params
 from pmm.threads import map_images
 
 Check = Callable[[], str]
+ROLES = ("train_split", "judge_split", "val_split")  # the parameters that name a split
 
 
 def all_checks(params: Params) -> Iterator[tuple[str, Check]]:
@@ -35,10 +39,9 @@ def all_checks(params: Params) -> Iterator[tuple[str, Check]]:
         opened: list[SegmentationData] = []
         yield "data", partial(_open, params, opened)
         for data in opened:
-            yield f"split {params.train_split}", partial(check_split, data, params.train_split, needs_labels=True)
-            for role in ("judge_split", "val_split"):
+            for role in ROLES:
                 if split := getattr(params, role):
-                    yield f"split {split}", partial(check_split, data, split, needs_masks=role)
+                    yield f"split {split}", partial(check_split, data, split, role)
             if params.cam_dir:
                 yield "CAMs", partial(check_cams, params, data)
     yield "backbone", partial(check_backbone, params)
@@ -106,42 +109,100 @@ def _open(params: Params, opened: list[SegmentationData]) -> str:
     return f"{opened[0].name}, {len(opened[0].class_names) - 1} classes"
 
 
-def check_split(data: SegmentationData, split: str, needs_labels: bool = False, needs_masks: str = "") -> str:
+def check_split(data: SegmentationData, split: str, role: str) -> str:
     """Read every image, its labels and, where there is one, its mask.
 
     Args:
         data: the data set.
-        split: name of the split.
-        needs_labels: the split trains, so at least one image must have a label.
-        needs_masks: parameter that names the split, if it measures, so that at least one image must have a mask.
+        split, role: name of the split, and the parameter of `ROLES` that names it.
 
     Raises:
         InputError: files that cannot be read (their number and the first reason); no label or no mask at all.
     """
-    ids = data.ids(split)
+    found = read_split(data, split)
+    if found.problems:
+        count = f"{len(found.problems)} of {found.images} images are unusable"
+        raise InputError(f"{count}; first: {found.problems[0]}")
+    if lack := found.lack(role):
+        raise InputError(lack)
+    note = data.left_out_note(split).removeprefix(f"{split}: ")
+    counts = f"{found.images} images decode, {found.labelled} have labels, {found.masks} have masks"
+    return f"{counts}{note and f'; {note}'}"
+
+
+def check_data(params: Params) -> Iterator[tuple[str, list[str]]]:
+    """Yield what the data set is and what each split that a run uses holds, as text, and the problems found there.
+
+    Raises:
+        InputError: the data set cannot be opened, or has no such split.
+    """
+    if params.dataset == "scenes":
+        yield check_scenes(params), []
+        return
+    opened: list[SegmentationData] = []
+    yield _open(params, opened), []
+    for split in dict.fromkeys(filter(None, (getattr(params, role) for role in ROLES))):
+        roles = [role for role in ROLES if getattr(params, role) == split]
+        found = read_split(opened[0], split)
+        counts = f"{found.images} images, {found.labelled} with labels, {found.masks} with masks"
+        shown = ", ".join(f"{name} {count}" for name, count in found.per_class.items())
+        text = f"split {split} ({', '.join(roles)}): {counts}\n  images per class: {shown}"
+        note = opened[0].left_out_note(split)
+        lacks = [f"split {split}: {lack}" for lack in map(found.lack, roles) if lack]
+        yield text + (note and f"\n  {note}"), found.problems + lacks
+
+
+class SplitReport(NamedTuple):
+    """What `read_split` found in the images of a split."""
+
+    images: int
+    labelled: int
+    masks: int
+    per_class: dict[str, int]  # name -> images that show the class
+    problems: list[str]  # the first of each image that has one, in the order of the split
+
+    def lack(self, role: str) -> str:
+        """Say what a split of this role lacks altogether; empty where nothing."""
+        none = f"none of the {self.images} images has a"
+        if role == "train_split":
+            return "" if self.labelled else f"{none} label; the classifier has nothing to learn"
+        return "" if self.masks else f"{none} mask; write {role}: '' to do without"
+
+
+def read_split(data: SegmentationData, split: str) -> SplitReport:
+    """Read every image of a split, its labels and, where there is one, its mask; errors as in `SegmentationData.ids`.
+
+    Where classes cannot be chosen since labels cannot be read, the report is of the whole split.
+    """
+    try:
+        ids = data.ids(split)
+    except InputError:
+        whole = read_split(data.whole, split) if isinstance(data, ChosenClasses) else None
+        if whole and whole.problems:
+            return whole
+        raise
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         read = map_images(partial(_read, data), ids)
-        found = list(tqdm(read, total=len(ids), desc=f"split {split}", leave=False, disable=None))
-    wrong = [result for result in found if isinstance(result, InputError)]
-    if wrong:
-        raise InputError(f"{len(wrong)} of {len(ids)} images are unusable; first: {wrong[0]}")
-    labelled, masks = (sum(map(bool, column)) for column in zip(*found, strict=True))
-    if needs_labels and not labelled:
-        raise InputError(f"none of the {len(ids)} images has a label; the classifier has nothing to learn")
-    if needs_masks and not masks:
-        raise InputError(f"none of the {len(ids)} images has a mask; write {needs_masks}: '' to do without")
-    note = data.left_out_note(split).removeprefix(f"{split}: ")
-    return f"{len(ids)} images decode, {labelled} have labels, {masks} have masks{note and f'; {note}'}"
+        found = list(tqdm(read, total=len(ids), desc=f"split {split}", leave=False, disable=None, unit="image"))
+    labels, masks, problems = zip(*found, strict=True)
+    shown = Counter(i for own in labels for i in own)
+    per_class = {name: shown[i] for i, name in enumerate(data.class_names) if i}
+    return SplitReport(len(ids), sum(map(bool, labels)), sum(masks), per_class, list(filter(None, problems)))
 
 
-def _read(data: SegmentationData, image_id: str) -> tuple[int, bool] | InputError:
-    """Decode one image and its mask; return its number of labels and whether it has a mask, or the error."""
+def _read(data: SegmentationData, image_id: str) -> tuple[tuple[int, ...], bool, str]:
+    """Decode one image and its mask; return its labels, whether it has a mask, and what cannot be read, if anything."""
+    labels: tuple[int, ...] = ()
+    has_mask = False
     try:
-        data.image(image_id)
         has_mask = data.has_mask(image_id)
+        labels = data.labels(image_id)
+        data.image(image_id)
         if has_mask:
             data.mask(image_id)
-        return len(data.labels(image_id)), has_mask
+    except MissingDependency:
+        raise
     except InputError as error:
-        return error
+        return labels, has_mask, str(error)
+    return labels, has_mask, ""

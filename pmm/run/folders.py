@@ -1,10 +1,14 @@
-"""Whole folders without a run: pseudo-masks from anybody's CAMs, and the score of anybody's masks."""
+"""Whole folders without a run: pseudo-masks from anybody's CAMs, their score, VOC and COCO put in place."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import os
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +17,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from pmm.data.cams import CAM_SUFFIXES, load_cams, read_arrays, read_foreign_cams, write_foreign_cams
+from pmm.data.cams import CAM_SUFFIXES, load_cams, read_foreign_cams, write_foreign_cams
+from pmm.data.coco import COCO_SPLITS, COCOData
 from pmm.data.folder import read_table
 from pmm.data.images import (
     IMAGE_SUFFIXES,
@@ -25,8 +30,16 @@ from pmm.data.images import (
     voc_palette,
     write_mask,
 )
-from pmm.data.voc import class_ids_of, read_class_names, with_background
-from pmm.errors import InputError, some
+from pmm.data.voc import (
+    SBD_LIST,
+    SBD_MASKS,
+    VOCData,
+    class_ids_of,
+    read_class_names,
+    read_label_vectors,
+    with_background,
+)
+from pmm.errors import InputError, MissingDependency, some
 from pmm.files import read_json, write_text
 from pmm.method.metrics import SegmentationScore
 from pmm.run.compute import USED, MaskFunction, crf_settings, mask_function
@@ -68,7 +81,7 @@ def read_labels(path: Path, classes: Path | None = None) -> Labels:
     """
     names = read_classes(classes)
     if path.suffix == ".npy":
-        return _label_vectors(path, names)
+        return Labels(*read_label_vectors(path, names))
     found: dict[str, list[str]] = {}
     for number, row in read_table(path):
         cell, own = row["image"].strip(), row["labels"].split()
@@ -87,28 +100,6 @@ def read_labels(path: Path, classes: Path | None = None) -> Labels:
 def read_classes(classes: Path | None) -> tuple[str, ...] | None:
     """Return the class names, background first, that a file lists or `voc` stands for; None for None."""
     return classes and (VOC_CLASSES if str(classes) == "voc" else read_class_names(classes))
-
-
-def _label_vectors(path: Path, names: tuple[str, ...] | None) -> Labels:
-    content = read_arrays(path)
-    vectors = {key: np.asarray(value) for key, value in content.items()} if isinstance(content, dict) else {}
-    lengths = {value.shape for value in vectors.values()}
-    if len(lengths) != 1 or len(length := lengths.pop()) != 1:
-        raise InputError(f"{path}: a vector of labels an image expected, all of one length, as IRN's cls_labels.npy")
-
-    if names is None:
-        voc = length[0] == len(VOC_CLASSES) - 1
-        names = VOC_CLASSES if voc else with_background([f"class{k}" for k in range(1, length[0] + 1)], path)
-    if len(names) - 1 != length[0]:
-        raise InputError(f"{path}: found {length[0]} labels an image for {len(names) - 1} classes; correct --classes")
-    found = {_image_id(key): tuple((np.flatnonzero(value) + 1).tolist()) for key, value in vectors.items()}
-    return Labels(names, found)
-
-
-def _image_id(key: Any) -> str:
-    """Spell an id: IRN writes 2007_000032 as the number 2007000032."""
-    text = str(key)
-    return f"{text[:4]}_{text[4:]}" if isinstance(key, int | np.integer) and len(text) == 10 else text
 
 
 def make_masks(
@@ -193,6 +184,129 @@ def export_cams(run: RunFolder, out: Path, form: str) -> int:
     files = _files(stage.folder, (".npz",), "CAM")
     done = map_images(lambda i: write_foreign_cams(out / f"{i}.npy", *load_cams(files[i]), form), files)
     return sum(1 for _ in tqdm(done, desc=f"export {form}", total=len(files), unit="image"))
+
+
+def place_voc(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Put VOC 2012 with SBD's masks and list train_aug in place, both downloaded by torchvision; what is there is kept.
+
+    train_aug is VOC's train with SBD's train and val, without VOC's val, sorted. SegmentationClassAug gets a mask of
+    each of its images, VOC's own where VOC has one. The archives stay in `root`.
+
+    Yields:
+        As `convert_coco`, for VOC and for SBD.
+
+    Raises:
+        InputError: an archive cannot be downloaded or unpacked, a part of VOC is there, or a mask is damaged.
+    """
+    from torchvision.datasets.voc import DATASET_YEAR_DICT  # seconds to import
+
+    try:
+        data = VOCData(root)
+    except InputError:
+        place, *source = map(DATASET_YEAR_DICT["2012"].get, ("base_dir", "url", "filename", "md5"))
+        _unpack(root, place, *source, instead=f"VOC 2012 as {root / place}")
+        data = VOCData(root)
+    if data.name != "VOC 2012":
+        raise InputError(f"{data.root}: holds a part of VOC 2012, or another set; choose another --root")
+    yield f"{data.root}: {len(data.ids('train'))} images in train, {len(data.ids('val'))} in val", []
+    yield _place_sbd(data, root), []
+
+
+def _place_sbd(data: VOCData, root: Path) -> str:
+    from torchvision.datasets import SBDataset
+
+    sbd, table, masks = root / "benchmark_RELEASE", data.root / SBD_LIST, data.root / SBD_MASKS
+    if not (sbd.is_dir() or (table.is_file() and all(map(data.has_mask, data.ids("train_aug"))))):
+        source = (SBDataset.url, SBDataset.filename, SBDataset.md5)
+        _unpack(root, sbd.name, *source, instead=f"SBD's list and masks as {table} and {masks}/")
+    if not table.is_file():
+        lists = (sbd / "dataset" / f"{split}.txt" for split in ("train", "val"))
+        every = set(data.ids("train")).union(*(path.read_text().split() for path in lists))
+        write_text(table, "".join(f"{i}\n" for i in sorted(every.difference(data.ids("val")))))
+    ids = data.ids("train_aug")
+    todo = [i for i in ids if not (masks / f"{i}.png").is_file()]
+    done = map_images(partial(_write_aug_mask, data, masks, sbd / "dataset" / "cls"), todo)
+    new = sum(1 for _ in tqdm(done, desc=masks.name, total=len(ids), initial=len(ids) - len(todo), unit="image"))
+    return f"{table}: {len(ids)} images, {new} new masks in {masks.name}, {len(ids) - new} were there"
+
+
+def _write_aug_mask(data: VOCData, masks: Path, mat_files: Path, image_id: str) -> None:
+    from scipy.io import loadmat
+
+    if data.has_mask(image_id):
+        mask = data.mask(image_id)
+    else:
+        path = mat_files / f"{image_id}.mat"
+        try:
+            mask = loadmat(path)["GTcls"]["Segmentation"][0, 0]
+        except Exception as error:  # damaged bytes raise anything
+            raise InputError(f"{path}: no mask of SBD ({error}); unpack benchmark.tgz anew") from None
+    write_mask(masks / f"{image_id}.png", mask)
+
+
+def _unpack(root: Path, place: str, url: str, file: str, md5: str, instead: str) -> None:
+    """Download an archive into `root`, unless it is there, and put its folder `place` there, whole or not at all."""
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    part = root / ".unpacked" / file  # so deep that VOCData does not find what is half there
+    try:
+        download_and_extract_archive(url, str(root), str(part), file, md5)
+        (root / place).parent.mkdir(exist_ok=True)
+        os.replace(part / place, root / place)
+        shutil.rmtree(part.parent)
+    except Exception as error:  # torchvision, urllib, tarfile and zlib raise a dozen types
+        hint = f"get {file} by other means and put it into {root}, or {instead}; then give this command again"
+        raise InputError(f"{url}: cannot be downloaded and unpacked ({error}); {hint}") from None
+
+
+def convert_coco(root: Path, out: Path, splits: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
+    """Write COCO's objects as label maps, `out`/<split>/<id>.png; maps that are there are kept.
+
+    Beside them go labels_<split>.csv, classes.txt, with _ for the spaces in names, and categories.csv with COCO's ids.
+
+    Args:
+        root, splits: as in `COCOData`; by default the splits of COCO 2014 that are there.
+        out: the folder to write to.
+
+    Yields:
+        For each split, what was written, as text, and the maps that could not be drawn, with the reason.
+
+    Raises:
+        InputError: as in `COCOData`, or pycocotools is not installed.
+    """
+    data = COCOData(root)
+    there = [split for split in COCO_SPLITS if (root / "annotations" / f"instances_{split}.json").is_file()]
+    for split in splits or there or COCO_SPLITS:  # of those that are not there the message lists what is
+        ids = data.ids(split)
+        todo = [i for i in ids if not (out / split / f"{i}.png").exists()]
+        drawn = map_images(partial(_draw_map, data, out / split), todo)
+        bar = tqdm(drawn, desc=split, total=len(ids), initial=len(ids) - len(todo), unit="image")
+        problems = list(filter(None, bar))
+        names = [name.replace(" ", "_") for name in data.class_names]  # in a table spaces separate labels
+        labels = ((data.image_path(i).name, " ".join(names[c] for c in data.labels(i))) for i in ids)
+        categories = ((c, coco_id, data.class_names[c]) for coco_id, c in data.categories.items())
+        _write_table(out / f"labels_{split}.csv", ("image", "labels"), labels)
+        _write_table(out / "categories.csv", ("id", "coco_id", "name"), categories)
+        write_text(out / "classes.txt", "".join(f"{name}\n" for name in names[1:]))
+        counts = f"{len(todo) - len(problems)} new label maps, {len(ids) - len(todo)} were there"
+        yield f"{out / split}: {counts}, {len(problems)} cannot be drawn", problems
+
+
+def _draw_map(data: COCOData, folder: Path, image_id: str) -> str:
+    """Write one label map; return why it cannot be drawn, if so."""
+    try:
+        write_mask(folder / f"{image_id}.png", data.mask(image_id), class_palette(data.class_names))
+    except MissingDependency:
+        raise
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows((header, *rows))
+    write_text(path, text.getvalue())
 
 
 def score_masks(masks: Path, truth: Path, classes: Path | None = None) -> tuple[dict[str, Any], list[str], list[str]]:

@@ -78,6 +78,19 @@ def test_wrong_root_says_what_is_expected(tmp_path):
         assert str(folder) in message and "JPEGImages" in message and "Annotations" in message
 
 
+@pytest.mark.parametrize("place", ["ImageSets", "ImageSets/Segmentation", "Annotations", "JPEGIamges", "../../../.."])
+def test_wrong_root_names_the_right_one_where_it_is_near(root, place):
+    given = root.parent.parent / "up" / "down" if ".." in place else root / place
+    if ".." in place:
+        (given / "VOC2012").mkdir(parents=True)
+        (root / "JPEGImages").rename(given / "VOC2012" / "JPEGImages")
+        given, right = given.parent.parent / "up", given / "VOC2012"
+    else:
+        right = root
+    message = refusal(VOCData, given)
+    assert message.startswith(f"{given}: ") and f"; name {right.resolve()}, the folder that holds" in message
+
+
 def test_missing_split_lists_the_others(root):
     write_split(root, "val", "a\n")
     message = refusal(VOCData(root).ids, "test")
@@ -144,6 +157,53 @@ def test_annotation_faults(root, content, said):
     (root / "Annotations" / "a.xml").write_bytes(content)
     message = refusal(VOCData(root).labels, "a")
     assert "a.xml" in message and said in message
+
+
+@pytest.fixture
+def vectors(root):
+    """The set with cls_labels.npy in place of Annotations; what is given to it is written."""
+    (root / "Annotations").rename(root / "set_aside")
+
+    def write(content, name="cls_labels.npy"):
+        np.save(root / name, np.array(content, dtype=object), allow_pickle=True)
+        return VOCData(root)
+
+    return write
+
+
+def one_hot(*ids: int, length: int = 20) -> np.ndarray:
+    return np.isin(np.arange(1, length + 1), ids).astype(np.float32)
+
+
+def test_labels_come_from_cls_labels_where_there_are_no_annotations(root, vectors):
+    data = vectors({"a": one_hot(12, 15), "b": one_hot()})
+    assert data.labels("a") == (12, 15) and data.labels("b") == ()
+    write_jpeg(root / "JPEGImages" / "2007_000032.jpg", np.full((4, 6, 3), 90, np.uint8))
+    assert vectors({2007000032: one_hot(1)}).labels("2007_000032") == (1,)  # as IRN spells it
+    (root / "set_aside").rename(root / "Annotations")
+    assert VOCData(root).labels("a") == (12, 15)  # the annotations come first
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"b": one_hot(3)}, "no labels of image 'a'"),
+        ({"a": one_hot(3, length=80)}, "found 80 labels an image for 20 classes"),
+        ({"a": one_hot(3), "b": one_hot(3, length=19)}, "all of one length"),
+        ({"a": one_hot(3) / 2}, "image a are other numbers than 0 and 1"),
+        ({"a": one_hot(3) * np.nan}, "image a are other numbers than 0 and 1"),
+        ({"a": Path("x")}, "which may run code"),
+        ([1, 2], "an array of"),
+    ],
+)
+def test_faults_of_cls_labels(vectors, content, said):
+    message = refusal(lambda: vectors(content).labels("a"))
+    assert "cls_labels.npy" in message and said in message
+
+
+def test_without_annotations_and_vectors_the_message_names_both(vectors, root):
+    message = refusal(VOCData(root).labels, "a")
+    assert "Annotations" in message and "cls_labels.npy" in message
 
 
 @pytest.mark.parametrize("text", ["background\ncat\ndog\n", "cat\n\ndog", "\ufeffbackground\r\ncat\r\ndog\r\n"])

@@ -183,7 +183,7 @@ def test_labels_that_cannot_be_read_are_refused(folder):
     with pytest.raises(InputError, match=r"vectors\.npy: a vector of labels an image expected"):
         folders.read_labels(folder / "vectors.npy")
     (folder / "two.txt").write_text("cat\ndog\n")
-    with pytest.raises(InputError, match=r"found 20 labels an image for 2 classes; correct --classes"):
+    with pytest.raises(InputError, match=r"found 20 labels an image for 2 classes; give as many names"):
         folders.read_labels(folder / "cls_labels.npy", folder / "two.txt")
     with pytest.raises(InputError, match="found unknown class 'person'"):
         folders.read_labels(folder / "labels.csv", folder / "two.txt")
