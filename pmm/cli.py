@@ -6,7 +6,7 @@ a failure inside a notebook is exit code 1, Ctrl-C is exit code 130.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import pmm
 from pmm.errors import InputError, some
 
 if TYPE_CHECKING:
+    from pmm.run.folders import Labels
     from pmm.run.params import Params
 
 SHOWN = 10  # problems of a data set that are printed
@@ -122,7 +123,7 @@ def data_check(parameter_file: Path, overrides: Sequence[str]) -> None:
 @click.option("--root", required=True, type=_folder, metavar="DIR", help="Where VOCdevkit/ is, or goes.")
 def voc2012(root: Path) -> None:
     """Download VOC 2012 and SBD, and make SBD's masks and list train_aug; goes on where it stopped."""
-    from pmm.run.folders import place_voc
+    from pmm.run.datasets import place_voc
 
     _tell(place_voc(root))
 
@@ -133,7 +134,7 @@ def voc2012(root: Path) -> None:
 @click.option("--out", required=True, type=_folder, metavar="DIR", help="Where the label maps go.")
 def coco2014(root: Path, splits: Sequence[str], out: Path) -> None:
     """Write COCO's objects as label maps (palette PNGs) with a table of labels; goes on where it stopped."""
-    from pmm.run.folders import convert_coco
+    from pmm.run.datasets import convert_coco
 
     _tell(convert_coco(root, out, splits))
 
@@ -177,15 +178,30 @@ def params() -> None:
         click.echo("  ".join((*padded, meaning)))
 
 
+def _of_cams(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that name CAMs of another project."""
+    for option in reversed((
+        click.option("--cams", required=True, type=_folder, metavar="DIR", help="CAM files, named as the images."),
+        click.option("--images", required=True, type=_folder, metavar="DIR", help="The images."),
+        click.option("--out", required=True, type=_folder, metavar="DIR", help="Where the masks go."),
+        click.option("--labels", "label_file", type=_folder, metavar="FILE", help="A table, or cls_labels.npy."),
+        click.option("--classes", type=_folder, metavar="FILE", help="Class names, one a line, or: voc."),
+        click.option("--first-class", type=click.IntRange(0, 1), help="What counts the first class."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _labels(label_file: Path | None, classes: Path | None) -> Labels | None:
+    from pmm.run.folders import read_labels
+
+    if classes and not label_file:
+        raise InputError(f"--classes {classes}: names the classes of the labels; give --labels, too")
+    return read_labels(label_file, classes) if label_file else None
+
+
 @main.command()
-@click.option("--cams", required=True, type=_folder, metavar="DIR", help="CAM files, named as the images.")
-@click.option("--images", required=True, type=_folder, metavar="DIR", help="The images.")
-@click.option("--out", required=True, type=_folder, metavar="DIR", help="Where the masks go.")
-@click.option(
-    "--labels", "label_file", type=_folder, metavar="FILE", help="Labels: table image,labels or cls_labels.npy."
-)
-@click.option("--classes", type=_folder, metavar="FILE", help="Class names, one a line, or: voc.")
-@click.option("--first-class", type=click.IntRange(0, 1), help="What counts the first class.")
+@_of_cams
 @click.option(
     "-p", "overrides", multiple=True, metavar="NAME=VALUE", help="s, alpha, ... or method=crf; may be repeated."
 )
@@ -195,7 +211,7 @@ def masks(
 ) -> None:  # fmt: skip
     """Turn CAMs of any project into pseudo-masks: palette PNGs."""
     from pmm.run.compute import METHODS, USED
-    from pmm.run.folders import make_masks, read_labels
+    from pmm.run.folders import make_masks
     from pmm.run.params import check_params, parse_override
 
     own = dict(parse_override(text) for text in overrides)
@@ -204,9 +220,7 @@ def masks(
     params = check_params(own, "-p")
     for name in sorted(set().union(*USED.values()) & own.keys() - set(USED[method])):
         raise InputError(f"-p {name}: method = {method} does not read it, but {', '.join(USED[method])} and crf_*")
-    if classes and not label_file:
-        raise InputError(f"--classes {classes}: names the classes of the labels; give --labels, too")
-    labels = read_labels(label_file, classes) if label_file else None
+    labels = _labels(label_file, classes)
     found = make_masks(cams, images, out, method, params.model_dump(), labels, first_class)
     click.echo(
         f"{out}: {len(found.new)} new masks ({found.seconds:.2f} s each), {len(found.kept)} were there; "
@@ -218,9 +232,28 @@ def masks(
 
 
 @main.command()
+@_of_cams
+@click.option("--truth", type=_folder, metavar="DIR", help="Ground truth, index PNGs, to score all ways.")
+@_override
+def compare(
+    cams: Path, images: Path, out: Path, label_file: Path | None, classes: Path | None, first_class: int | None,
+    truth: Path | None, overrides: Sequence[str],
+) -> None:  # fmt: skip
+    """Make the masks of every method of CAMs of any project, and a page that shows and scores them."""
+    from pmm.run.compare import COMPARED, compare_methods
+    from pmm.run.params import check_params, parse_override
+
+    params = check_params(dict(parse_override(text) for text in overrides), "-p").model_dump()
+    scores = compare_methods(cams, images, out, params, _labels(label_file, classes), first_class, truth)
+    for method, score in scores.items():
+        click.echo(f"{COMPARED[method].ljust(16)}  mIoU {score['miou']:.2%}, {score['images']} images")
+    click.echo(f"page: {out / 'index.html'}")
+
+
+@main.command()
 @click.argument("run_path", type=_folder, metavar="RUN")
 @click.option(
-    "--export", "form", required=True, type=click.Choice(["irn", "pmm"]), help="How other projects write CAMs."
+    "--export", "form", required=True, type=click.Choice(["irn", "pmm", "npz"]), help="How other projects write CAMs."
 )
 @click.option("--out", required=True, type=_folder, metavar="DIR", help="Where the files go.")
 def cams(run_path: Path, form: str, out: Path) -> None:
@@ -228,7 +261,8 @@ def cams(run_path: Path, form: str, out: Path) -> None:
     from pmm.run.folder import RunFolder
     from pmm.run.folders import export_cams
 
-    click.echo(f"{out}: {export_cams(RunFolder(run_path), out, form)} files, the first class counted as 0")
+    count = export_cams(RunFolder(run_path), out, form)
+    click.echo(f"{out}: {count} files, the first class counted as {int(form == 'npz')}")
 
 
 @main.command(name="eval")

@@ -24,7 +24,8 @@ from pmm.files import whole_file
 from pmm.method.cam import check_cam, check_class_ids, normalize_cam, resize_maps
 
 CAM_SUFFIXES = (".npz", ".npy", ".pkl", ".pickle")
-FORMS = ("irn", "pmm")  # to write: IRN's and ReCAM's dict, PMM's and SEAM's; both count the first class as 0
+# to write: IRN's and ReCAM's dict, PMM's and SEAM's, which count the first class as 0; arrays alone, the first being 1
+FORMS = ("irn", "pmm", "npz")
 STRIDE = 4  # of IRN's small maps
 NEARLY_ONE = 0.99  # a normalised map's maximum, as float16 or a smaller size may have left it
 
@@ -144,7 +145,7 @@ def write_foreign_cams(path: Path, class_ids: npt.ArrayLike, cams: npt.ArrayLike
     """Write one image's CAMs as another project does; the file appears whole or not at all.
 
     Args:
-        path: file to write, a .npy; its folder is made where missing.
+        path: file to write, a .npy, or a .npz for that form; its folder is made where missing.
         class_ids, cams: as in `save_cams`; the values are kept as float32.
         form: of `FORMS`.
 
@@ -155,6 +156,9 @@ def write_foreign_cams(path: Path, class_ids: npt.ArrayLike, cams: npt.ArrayLike
     keys = check_class_ids(class_ids, len(maps)) - 1
     if form not in FORMS:
         raise InputError(f"form = {form}: choose one of {', '.join(FORMS)}")
+    if form == "npz":
+        save_cams(path, class_ids, cams)
+        return
     by_class = {int(key): each for key, each in zip(keys, maps, strict=True)}
     content = by_class if form == "pmm" else {"keys": keys, "cam": maps[:, ::STRIDE, ::STRIDE], "high_res": maps}
     with whole_file(path) as file:

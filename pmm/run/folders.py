@@ -1,14 +1,10 @@
-"""Whole folders without a run: pseudo-masks from anybody's CAMs, their score, VOC and COCO put in place."""
+"""Whole folders without a run: pseudo-masks from anybody's CAMs, and the score of anybody's masks."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +14,6 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from pmm.data.cams import CAM_SUFFIXES, load_cams, read_foreign_cams, write_foreign_cams
-from pmm.data.coco import COCO_SPLITS, COCOData
 from pmm.data.folder import read_table
 from pmm.data.images import (
     IMAGE_SUFFIXES,
@@ -30,20 +25,12 @@ from pmm.data.images import (
     voc_palette,
     write_mask,
 )
-from pmm.data.voc import (
-    SBD_LIST,
-    SBD_MASKS,
-    VOCData,
-    class_ids_of,
-    read_class_names,
-    read_label_vectors,
-    with_background,
-)
-from pmm.errors import InputError, MissingDependency, some
+from pmm.data.voc import class_ids_of, read_class_names, read_label_vectors, with_background
+from pmm.errors import InputError, some
 from pmm.files import read_json, write_text
 from pmm.method.metrics import SegmentationScore
 from pmm.run.compute import USED, MaskFunction, crf_settings, mask_function
-from pmm.run.folder import RunFolder
+from pmm.run.folder import RunFolder, fingerprint
 from pmm.threads import map_images
 
 SETTINGS_FILE = ".settings.json"  # beside the masks: how they were made
@@ -111,7 +98,9 @@ def make_masks(
     labels: Labels | None = None,
     first_class: int | None = None,
 ) -> Made:
-    """Turn every CAM of a folder into a palette PNG, several images at a time; masks that are there are kept.
+    """Turn every CAM of a folder into a palette PNG, several images at a time.
+
+    Masks that are there and younger than their CAM and image are kept.
 
     Args:
         cams: files as in `read_foreign_cams`, named as the images.
@@ -132,14 +121,15 @@ def make_masks(
         _refuse(f"{cams}: the labels do not name", [i for i in given if i not in labels.of])
     crf = crf_settings(dict(params), joint=method == "crf")
     used = {"cams": str(cams.resolve()), "first_class": first_class, **{name: params[name] for name in USED[method]}}
-    used["classes"] = list(labels.class_names) if labels else None
+    used |= {"classes": list(labels.class_names), "labels": fingerprint(labels.of)} if labels else {"classes": None}
     _keep_settings(out, {"method": method, **used, **(asdict(crf) if method != "threshold" else {})})
     make = mask_function(method, dict(params), crf)
     palette = class_palette(labels.class_names) if labels else voc_palette()
     known = {"n_classes": len(labels.class_names) - 1} if labels else {}
     work = partial(_make_mask, make, palette, {"first_class": first_class, **known})
     of = labels.of if labels else {}
-    todo = [(given[i], pictures[i], out / f"{i}.png", of.get(i)) for i in given if not (out / f"{i}.png").exists()]
+    files = ((given[i], pictures[i], out / f"{i}.png", of.get(i)) for i in given)
+    todo = [each for each in files if not _is_younger(each[2], each[:2])]
     started = time.perf_counter()
     done = map_images(work, todo, workers=params["workers"], scheduler=params["scheduler"])
     bar = tqdm(done, desc=method, total=len(given), initial=len(given) - len(todo), unit="image")
@@ -150,6 +140,11 @@ def make_masks(
     return Made(
         list(new), kept, [i for i, any_ in new.items() if not any_], sorted(set(expected) - set(given)), seconds
     )
+
+
+def _is_younger(file: Path, sources: Iterable[Path]) -> bool:
+    """Whether a file is there and was written after all that it was made from."""
+    return file.exists() and file.stat().st_mtime_ns >= max(source.stat().st_mtime_ns for source in sources)
 
 
 def _make_mask(
@@ -169,7 +164,7 @@ def _make_mask(
 
 
 def export_cams(run: RunFolder, out: Path, form: str) -> int:
-    """Write all CAMs of a run as another project does, `<id>.npy`, and return their number.
+    """Write all CAMs of a run as another project does, and return their number.
 
     Args:
         run: a run whose CAMs are finished.
@@ -182,139 +177,20 @@ def export_cams(run: RunFolder, out: Path, form: str) -> int:
     if (stage := run.recorded("cams")) is None:
         raise InputError(f"{run.path}: has no finished CAMs; make them first: pmm run ... --only 02")
     files = _files(stage.folder, (".npz",), "CAM")
-    done = map_images(lambda i: write_foreign_cams(out / f"{i}.npy", *load_cams(files[i]), form), files)
+    suffix = ".npz" if form == "npz" else ".npy"
+    done = map_images(lambda i: write_foreign_cams(out / f"{i}{suffix}", *load_cams(files[i]), form), files)
     return sum(1 for _ in tqdm(done, desc=f"export {form}", total=len(files), unit="image"))
 
 
-def place_voc(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Put VOC 2012 with SBD's masks and list train_aug in place, both downloaded by torchvision; what is there is kept.
-
-    train_aug is VOC's train with SBD's train and val, without VOC's val, sorted. SegmentationClassAug gets a mask of
-    each of its images, VOC's own where VOC has one. The archives stay in `root`.
-
-    Yields:
-        As `convert_coco`, for VOC and for SBD.
-
-    Raises:
-        InputError: an archive cannot be downloaded or unpacked, a part of VOC is there, or a mask is damaged.
-    """
-    from torchvision.datasets.voc import DATASET_YEAR_DICT  # seconds to import
-
-    try:
-        data = VOCData(root)
-    except InputError:
-        place, *source = map(DATASET_YEAR_DICT["2012"].get, ("base_dir", "url", "filename", "md5"))
-        _unpack(root, place, *source, instead=f"VOC 2012 as {root / place}")
-        data = VOCData(root)
-    if data.name != "VOC 2012":
-        raise InputError(f"{data.root}: holds a part of VOC 2012, or another set; choose another --root")
-    yield f"{data.root}: {len(data.ids('train'))} images in train, {len(data.ids('val'))} in val", []
-    yield _place_sbd(data, root), []
-
-
-def _place_sbd(data: VOCData, root: Path) -> str:
-    from torchvision.datasets import SBDataset
-
-    sbd, table, masks = root / "benchmark_RELEASE", data.root / SBD_LIST, data.root / SBD_MASKS
-    if not (sbd.is_dir() or (table.is_file() and all(map(data.has_mask, data.ids("train_aug"))))):
-        source = (SBDataset.url, SBDataset.filename, SBDataset.md5)
-        _unpack(root, sbd.name, *source, instead=f"SBD's list and masks as {table} and {masks}/")
-    if not table.is_file():
-        lists = (sbd / "dataset" / f"{split}.txt" for split in ("train", "val"))
-        every = set(data.ids("train")).union(*(path.read_text().split() for path in lists))
-        write_text(table, "".join(f"{i}\n" for i in sorted(every.difference(data.ids("val")))))
-    ids = data.ids("train_aug")
-    todo = [i for i in ids if not (masks / f"{i}.png").is_file()]
-    done = map_images(partial(_write_aug_mask, data, masks, sbd / "dataset" / "cls"), todo)
-    new = sum(1 for _ in tqdm(done, desc=masks.name, total=len(ids), initial=len(ids) - len(todo), unit="image"))
-    return f"{table}: {len(ids)} images, {new} new masks in {masks.name}, {len(ids) - new} were there"
-
-
-def _write_aug_mask(data: VOCData, masks: Path, mat_files: Path, image_id: str) -> None:
-    from scipy.io import loadmat
-
-    if data.has_mask(image_id):
-        mask = data.mask(image_id)
-    else:
-        path = mat_files / f"{image_id}.mat"
-        try:
-            mask = loadmat(path)["GTcls"]["Segmentation"][0, 0]
-        except Exception as error:  # damaged bytes raise anything
-            raise InputError(f"{path}: no mask of SBD ({error}); unpack benchmark.tgz anew") from None
-    write_mask(masks / f"{image_id}.png", mask)
-
-
-def _unpack(root: Path, place: str, url: str, file: str, md5: str, instead: str) -> None:
-    """Download an archive into `root`, unless it is there, and put its folder `place` there, whole or not at all."""
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    part = root / ".unpacked" / file  # so deep that VOCData does not find what is half there
-    try:
-        download_and_extract_archive(url, str(root), str(part), file, md5)
-        (root / place).parent.mkdir(exist_ok=True)
-        os.replace(part / place, root / place)
-        shutil.rmtree(part.parent)
-    except Exception as error:  # torchvision, urllib, tarfile and zlib raise a dozen types
-        hint = f"get {file} by other means and put it into {root}, or {instead}; then give this command again"
-        raise InputError(f"{url}: cannot be downloaded and unpacked ({error}); {hint}") from None
-
-
-def convert_coco(root: Path, out: Path, splits: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
-    """Write COCO's objects as label maps, `out`/<split>/<id>.png; maps that are there are kept.
-
-    Beside them go labels_<split>.csv, classes.txt, with _ for the spaces in names, and categories.csv with COCO's ids.
-
-    Args:
-        root, splits: as in `COCOData`; by default the splits of COCO 2014 that are there.
-        out: the folder to write to.
-
-    Yields:
-        For each split, what was written, as text, and the maps that could not be drawn, with the reason.
-
-    Raises:
-        InputError: as in `COCOData`, or pycocotools is not installed.
-    """
-    data = COCOData(root)
-    there = [split for split in COCO_SPLITS if (root / "annotations" / f"instances_{split}.json").is_file()]
-    for split in splits or there or COCO_SPLITS:  # of those that are not there the message lists what is
-        ids = data.ids(split)
-        todo = [i for i in ids if not (out / split / f"{i}.png").exists()]
-        drawn = map_images(partial(_draw_map, data, out / split), todo)
-        bar = tqdm(drawn, desc=split, total=len(ids), initial=len(ids) - len(todo), unit="image")
-        problems = list(filter(None, bar))
-        names = [name.replace(" ", "_") for name in data.class_names]  # in a table spaces separate labels
-        labels = ((data.image_path(i).name, " ".join(names[c] for c in data.labels(i))) for i in ids)
-        categories = ((c, coco_id, data.class_names[c]) for coco_id, c in data.categories.items())
-        _write_table(out / f"labels_{split}.csv", ("image", "labels"), labels)
-        _write_table(out / "categories.csv", ("id", "coco_id", "name"), categories)
-        write_text(out / "classes.txt", "".join(f"{name}\n" for name in names[1:]))
-        counts = f"{len(todo) - len(problems)} new label maps, {len(ids) - len(todo)} were there"
-        yield f"{out / split}: {counts}, {len(problems)} cannot be drawn", problems
-
-
-def _draw_map(data: COCOData, folder: Path, image_id: str) -> str:
-    """Write one label map; return why it cannot be drawn, if so."""
-    try:
-        write_mask(folder / f"{image_id}.png", data.mask(image_id), class_palette(data.class_names))
-    except MissingDependency:
-        raise
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows((header, *rows))
-    write_text(path, text.getvalue())
-
-
-def score_masks(masks: Path, truth: Path, classes: Path | None = None) -> tuple[dict[str, Any], list[str], list[str]]:
+def score_masks(
+    masks: Path, truth: Path, classes: Path | None = None, class_names: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[str], list[str]]:
     """Score every mask of a folder that has a ground truth of the same name.
 
     Args:
         masks, truth: folders of index PNGs; 255 in the truth is not scored.
         classes: a file with a name a line, or `voc`; by default the mask values are numbered, as many as occur.
+        class_names: the names themselves, background first, instead of the file.
 
     Returns:
         miou, iou by class name and pixel_accuracy, fractions, and images, their number; and the ids that are in one
@@ -327,7 +203,7 @@ def score_masks(masks: Path, truth: Path, classes: Path | None = None) -> tuple[
     both = [i for i in own if i in exact]
     if not both:
         raise InputError(f"{truth}: none of its {len(exact)} files has the name of one of the {len(own)} in {masks}")
-    names = read_classes(classes) or ()
+    names = read_classes(classes) or tuple(class_names)
     n_classes = len(names) or 1 + max(_largest(files[i]) for files in (own, exact) for i in both)
     score = SegmentationScore(names or tuple(map(str, range(n_classes))))
     pairs = map_images(lambda i: (read_mask(exact[i], n_classes), read_mask(own[i], n_classes)), both)
