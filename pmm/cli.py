@@ -92,8 +92,12 @@ def check(parameter_file: Path, overrides: Sequence[str]) -> None:
     click.echo(f"OK    parameters: {parameter_file}")
     from pmm.run.checks import all_checks
 
+    _report(all_checks(params))
+
+
+def _report(checks: Iterable[tuple[str, Callable[[], str]]]) -> None:
     failed = 0
-    for name, step in all_checks(params):
+    for name, step in checks:
         try:
             click.echo(f"OK    {name}: {step()}")
         except InputError as error:
@@ -161,6 +165,45 @@ def report(run_path: Path) -> None:
     from pmm.run.report import write_report
 
     click.echo(f"report: {write_report(RunFolder(run_path))}")
+
+
+@main.command()
+@click.argument("run_path", type=click.Path(path_type=Path), metavar="RUN")
+def status(run_path: Path) -> None:
+    """Say of each stage of a run whether it is done, stale and why, begun, damaged or missing."""
+    from pmm.run import audit
+
+    found = audit.status(run_path)
+    width = max(map(len, found))
+    for name, (state, why) in found.items():
+        click.echo(f"{name.ljust(width)}  {state.ljust(7)}  {why}".rstrip())
+    todo = sum(state != audit.DONE for state, _ in found.values())
+    left = f"{todo} of {len(found)} stages are to be made: pmm run {run_path / 'params.yaml'}"
+    click.echo(left if todo else f"all {len(found)} stages are done")
+
+
+@main.command()
+@click.argument("first", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("second", type=click.Path(path_type=Path), metavar="OTHER")
+def diff(first: Path, second: Path) -> None:
+    """Say why the results of two runs differ: parameters, code, machine, stages, numbers."""
+    from pmm.run.audit import differences
+
+    found = differences(first, second)
+    for what, lines in found.items():
+        click.echo(f"{what} ({first} | {second}):")
+        for line in lines:
+            click.echo(f"  {line}")
+    if not found:
+        click.echo("no difference: same parameters, code, machine, stages and numbers")
+
+
+@main.command()
+def doctor() -> None:
+    """Check this installation: OK or FAIL for each thing that a run needs, and how to mend what fails."""
+    from pmm.run.checks import health
+
+    _report(health())
 
 
 @main.command()

@@ -7,11 +7,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import joblib
 
@@ -47,10 +47,25 @@ def limit_threads(limit: int) -> Iterator[None]:
 
 
 def run_parallel(threads: int, function: Callable[[T], R], jobs: Sequence[T]) -> list[R]:
-    """Call a function on each job, on several threads, and return the results in order."""
+    """Call a function on each job, on this thread and others, and return the results in order."""
     if threads == 1 or len(jobs) < 2:
         return [function(job) for job in jobs]
-    return list(_pool(os.getpid(), threads).map(function, jobs))
+    results: list[Any] = [None] * len(jobs)
+    left = iter(list(enumerate(jobs)))
+
+    def work() -> None:
+        """Take jobs while there are any; this thread begins at once, the others when they have woken up."""
+        for i, job in left:
+            results[i] = function(job)
+
+    others = [_pool(os.getpid(), threads).submit(work) for _ in range(min(threads, len(jobs)) - 1)]
+    try:
+        work()
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
+    return results
 
 
 @cache

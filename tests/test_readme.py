@@ -65,7 +65,7 @@ def shell(command, folder):
     ],
 )
 def test_a_command_works_as_it_is_printed(project, command):
-    if " eval " in command:
+    if " eval " in command:  # of masks that a command before it makes
         shell(next(line for line in SHELL if " masks " in line), project)
     done = shell(command, project)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -80,8 +80,10 @@ def test_a_command_works_as_it_is_printed(project, command):
 def test_the_commands_of_all_kinds_are_there():
     assert {"demo", "test", "explore", "lab", "bench"} <= MAKE
     words = " ".join(SHELL)
-    assert words.count("/path/to/my_set") == 7
-    assert all(f"/pmm {name} " in words for name in ("run", "check", "data", "params", "masks", "eval", "cams"))
+    assert words.count("/path/to/my_set") == 11
+    assert all(
+        f"/pmm {name} " in words for name in ("run", "check", "data", "params", "masks", "eval", "compare", "cams")
+    )
 
 
 @pytest.mark.parametrize("target", sorted(MAKE))

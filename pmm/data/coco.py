@@ -16,6 +16,9 @@ from pmm.method import IGNORE_INDEX
 COCO_SPLITS = {"train2014": 82783, "val2014": 40504}  # name -> number of images
 
 
+MAX_SIDE = 1 << 15  # pixels; more is a mistake, and its mask would fill the memory
+
+
 class Region(NamedTuple):
     """One annotated object of COCO."""
 
@@ -128,7 +131,9 @@ class COCOData(SegmentationData):
             try:
                 self._take_categories(content["categories"], path)
                 self._splits[split] = self._index(content, path, self.root / split)
-            except (KeyError, TypeError, AttributeError) as error:
+            except InputError:
+                raise
+            except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise InputError(f"{path}: not in COCO's format ({reason}); download the file anew") from None
         return self._splits[split]
@@ -150,6 +155,8 @@ class COCOData(SegmentationData):
             raise InputError(f"{path}: has images of COCO {year}, such as {first}; take the file of COCO {asked}")
         for entry in content["images"]:
             size = (int(entry["height"]), int(entry["width"]))
+            if not all(0 < side < MAX_SIDE for side in size):
+                raise ValueError(f"an image of {size[1]} x {size[0]} px")
             images[entry["id"]] = CocoImage(folder / entry["file_name"], path, size, [])
         for region in content["annotations"]:
             if not isinstance(region, Region):

@@ -72,8 +72,11 @@ class SegmentationData(ABC):
         return read_image(self.image_path(image_id))
 
     def has_mask(self, image_id: str) -> bool:
-        """Whether `mask` finds a ground truth."""
-        return self.mask_source(image_id).is_file()
+        """Whether `mask` finds a ground truth; InputError where a folder or a broken link stands in its place."""
+        path = self.mask_source(image_id)
+        if not path.is_file() and os.path.lexists(path):
+            raise InputError(f"{path}: found a folder or a broken link; put the mask there, or remove it")
+        return path.is_file()
 
     def mask(self, image_id: str) -> np.ndarray:
         """Ground truth, for evaluation only (training knows nothing but `labels`): see `read_mask`."""

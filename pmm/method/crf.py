@@ -69,7 +69,7 @@ SEGMENTATION_CRF = CRFSettings(gauss_sxy=1, gauss_compat=3, bilateral_sxy=67, bi
 
 
 def compile_lattice() -> None:
-    """Make numba compile and keep every function of the lattice engine, some fifteen seconds once a machine.
+    """Make numba compile and keep every function of the lattice engine, some twenty-five seconds once a machine.
 
     Without it the first mask takes as much longer.
 

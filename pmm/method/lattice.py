@@ -20,14 +20,14 @@ numba compiles these functions once for each machine. They release the GIL, so p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import literal_unroll, njit, types
 from numba.extending import intrinsic, overload
 
 from pmm.threads import available_threads, run_parallel
@@ -36,9 +36,10 @@ STRIPES = 4  # parts that the pixels are cut into, one thread each; sums are the
 LANES = (1, 4, 8)  # lanes that a row may have; more channels go in several blocks of rows
 MOST_FEATURES = 6  # dimensions of a lattice: so many coordinates a key has room for
 LONGEST = 10_000  # standard deviations that a coordinate may be away
-_CHUNK = 1 << 16  # values between slice, squash and splat: they stay in the second-level cache
+_CHUNK = 1 << 14  # values between slice, squash and splat: they stay in the caches
 _SHIFT = 21  # bits a coordinate of a packed key, three to a word; pydensecrf's coordinates have 16
 _HASH_LOW, _HASH_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd, well mixed
+_AS_IT_IS, _TANH, _SOFTMAX, _SOFTMAX_FROM_ZERO = range(4)  # what a pass makes of the logits
 _NO_LABEL = np.float32(-1e30)  # the logit of a lane that no label has
 
 
@@ -157,66 +158,55 @@ class MeanField:
     def posterior(self, unary: np.ndarray, iterations: int) -> np.ndarray:
         """(K, N) float32 energies, K >= 1 -> (K, N) float32 posterior after `iterations` >= 0."""
         if not all(np.ndim(kernel.weight) == 0 for kernel in self._kernels):
-            rows = _rows(-unary, _NO_LABEL)
-            self._iterate(rows, len(unary), iterations, partial(_softmax, False))
-            return _channels(rows, len(unary))
+            return self._iterate(-unary, iterations, _SOFTMAX)
         if len(unary) == 2:
             others = self.binary_posterior(unary[1:], unary[:1], iterations)
         else:
-            rows = _rows(unary[:1] - unary[1:], _NO_LABEL)
-            self._iterate(rows, len(unary) - 1, iterations, partial(_softmax, True))
-            others = _channels(rows, len(unary) - 1)
+            others = self._iterate(unary[:1] - unary[1:], iterations, _SOFTMAX_FROM_ZERO)
         return np.concatenate([np.maximum(1 - others.sum(axis=0, keepdims=True), 0), others])
 
     def binary_posterior(self, foreground: np.ndarray, background: np.ndarray, iterations: int) -> np.ndarray:
         """(C, N) and (C, N) float32 energies of C problems -> (C, N) float32 posterior of the foreground."""
-        rows = _rows(background - foreground, 0)
-        self._iterate(rows, len(foreground), iterations, _tanh_halves)
-        return _channels(rows, len(foreground))
+        return self._iterate(background - foreground, iterations, _TANH)
 
     def message(self, probabilities: np.ndarray) -> np.ndarray:
         """(K, N) float32 Q -> (K, N) float32, sum_K W_K K Q: what each label gains at each pixel."""
+        if not self._kernels:
+            return np.zeros_like(probabilities)
         rows = _rows(probabilities, 0)
         tables = self._tables(rows)
-        self._each_stripe(rows, lambda i, first, end: self._splat(rows[:, first:end].copy(), tables, i, first))
+        self._pass(rows, tables, _AS_IT_IS, slices=False, last=False)
         self._blur(tables, len(probabilities))
-
-        def read(i: int, first: int, end: int) -> None:
-            x = np.zeros((len(rows), end - first, rows.shape[2]), np.float32)
-            self._slice(x, tables, first)
-            rows[:, first:end] = x
-
-        self._each_stripe(rows, read)
+        rows[:] = 0
+        self._pass(rows, tables, _AS_IT_IS, slices=True, last=True)
         return _channels(rows, len(probabilities))
 
-    def _iterate(self, logits: np.ndarray, n_channels: int, iterations: int, squash: Callable[..., None]) -> None:
-        """Replace (blocks, N, lanes) float32 logits by the posterior."""
-        tables = self._tables(logits)
-
-        def pass_over(i: int, first: int, end: int) -> None:
-            """Read the blurred values at some pixels, and splat anew or write the posterior."""
-            x = logits[:, first:end].copy()
-            if step:
-                self._slice(x, tables, first)
-            squash(x, (0,) * x.shape[2], step == iterations)
-            if step < iterations:
-                self._splat(x, tables, i, first)
-            else:
-                logits[:, first:end] = x
-
+    def _iterate(self, logits: np.ndarray, iterations: int, squash: int) -> np.ndarray:
+        """(C, N) float32 logits of channels -> (C, N) float32, their posterior."""
+        rows = _rows(logits, 0 if squash == _TANH else _NO_LABEL)
+        if not self._kernels:
+            _squash(rows, (0,) * rows.shape[2], squash, True)
+            return _channels(rows, len(logits))
+        tables = self._tables(rows)
         for step in range(iterations + 1):
-            self._each_stripe(logits, pass_over)
+            self._pass(rows, tables, squash, slices=step > 0, last=step == iterations)
             if step < iterations:
-                self._blur(tables, n_channels)
+                self._blur(tables, len(logits))
+        return _channels(rows, len(logits))
 
-    def _each_stripe(self, rows: np.ndarray, work: Callable[[int, int, int], None]) -> None:
-        """Call work(stripe, first, end) on all pixels, a thread a stripe, a chunk after the other."""
-        chunk = -(-_CHUNK // max(1, len(rows) * rows.shape[2]))
+    def _pass(
+        self, rows: np.ndarray, tables: list[tuple[np.ndarray, np.ndarray]], squash: int, *, slices: bool, last: bool
+    ) -> None:
+        """Go over all pixels once, a thread a stripe."""
+        lanes = (0,) * rows.shape[2]
 
         def stripe(job: tuple[int, tuple[int, int]]) -> None:
-            i, (start, stop) = job
-            for first in range(start, stop, chunk):
-                work(i, first, min(first + chunk, stop))
+            i, pixels = job
+            kernels = tuple(
+                (own.vertices, own.slice_weights, own.splat_weights, blurred, splats[i], (0,) * own.vertices.shape[1])
+                for (own, _), (blurred, splats) in zip(self._kernels, tables, strict=True)
+            )
+            _pass(rows, kernels, *pixels, lanes, squash, slices, last)
 
         run_parallel(available_threads(), stripe, list(enumerate(stripes(rows.shape[1]))))
 
@@ -224,14 +214,6 @@ class MeanField:
         """For each kernel the blurred values of its vertices, and the splats of each stripe; all 0."""
         shapes = [(len(rows), kernel.lattice.n_vertices + 1, rows.shape[2]) for kernel in self._kernels]
         return [(np.zeros(shape, np.float32), np.zeros((STRIPES, *shape), np.float32)) for shape in shapes]
-
-    def _slice(self, x: np.ndarray, tables: list[tuple[np.ndarray, np.ndarray]], first: int) -> None:
-        for (lattice, _), (blurred, _) in zip(self._kernels, tables, strict=True):
-            _slice(lattice.vertices, lattice.slice_weights, first, blurred, x, *_lengths(lattice, x))
-
-    def _splat(self, x: np.ndarray, tables: list[tuple[np.ndarray, np.ndarray]], stripe: int, first: int) -> None:
-        for (lattice, _), (_, splats) in zip(self._kernels, tables, strict=True):
-            _splat(lattice.vertices, lattice.splat_weights, first, splats[stripe], x, *_lengths(lattice, x))
 
     def _blur(self, tables: list[tuple[np.ndarray, np.ndarray]], n_channels: int) -> None:
         """Sum up and blur the splats, and weight them."""
@@ -296,11 +278,6 @@ def _rows(channels: np.ndarray, unused: float) -> np.ndarray:
 def _channels(rows: np.ndarray, n: int) -> np.ndarray:
     """(blocks, N, lanes) -> (n, N): what `_rows` was given."""
     return np.ascontiguousarray(rows.transpose(0, 2, 1).reshape(-1, rows.shape[1])[:n])
-
-
-def _lengths(lattice: Lattice, x: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tuples as long as a pixel has vertices and a row lanes: numba knows their lengths and unrolls loops."""
-    return (0,) * lattice.vertices.shape[1], (0,) * x.shape[2]
 
 
 @njit(nogil=True, cache=True)
@@ -601,6 +578,14 @@ def _softmax(from_zero, x, lanes, last):
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+def _squash(x, lanes, squash, last):
+    if squash == _TANH:
+        _tanh_halves(x, lanes, last)
+    elif squash != _AS_IT_IS:
+        _softmax(squash == _SOFTMAX_FROM_ZERO, x, lanes, last)
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 def _slice(vertices, weights, start, table, x, corners, lanes):
     """Add the table's values at pixels from `start` on to x. The compiler knows the tuples' lengths and unrolls."""
     for k in range(len(x)):
@@ -620,3 +605,35 @@ def _splat(vertices, weights, start, table, x, corners, lanes):
                 _combine(
                     table[k], np.uint32(vertices[start + i, j]), np.float32(1), weights[start + i, j], x[k], i, lanes
                 )
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+def _pass(rows, kernels, first, end, lanes, squash, slices, last):
+    """Slice, squash and splat some pixels; in the last pass the result replaces the rows instead.
+
+    Args:
+        rows: (blocks, N, lanes) float32.
+        kernels: for each kernel vertices, weights to slice and to splat with, (blocks, M + 1, lanes) float32 blurred
+            values to read and splats to add to, and a tuple as long as a pixel has vertices.
+        first, end: the pixels.
+        lanes: a tuple as long as there are lanes. numba knows the lengths of tuples and unrolls loops over them.
+        squash: how, one of the constants above.
+        slices: whether there are blurred values yet.
+    """
+    chunk = _CHUNK // max(1, len(rows) * len(lanes)) + 1
+    scratch = np.empty(len(rows) * chunk * len(lanes), np.float32)
+    for start in range(first, end, chunk):
+        size = min(chunk, end - start)
+        x = scratch[: len(rows) * size * len(lanes)].reshape((len(rows), size, len(lanes)))
+        for k in range(len(rows)):
+            x[k] = rows[k, start : start + size]
+        if slices:
+            for kernel in literal_unroll(kernels):
+                _slice(kernel[0], kernel[1], start, kernel[3], x, kernel[5], lanes)
+        _squash(x, lanes, squash, last)
+        if last:
+            for k in range(len(rows)):
+                rows[k, start : start + size] = x[k]
+        else:
+            for kernel in literal_unroll(kernels):
+                _splat(kernel[0], kernel[2], start, kernel[4], x, kernel[5], lanes)

@@ -6,21 +6,29 @@ Each check returns a sentence, or raises InputError with the reason; `pmm check`
 
 from __future__ import annotations
 
+import platform
+import re
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
+from packaging.requirements import Requirement
 from tqdm import tqdm
 
 from pmm.data import ChosenClasses, SegmentationData, choose_classes, open_dataset
 from pmm.errors import InputError, MissingDependency
-from pmm.run.folder import located
+from pmm.files import whole_file
+from pmm.method import IGNORE_INDEX
+from pmm.run.folder import located, project_root
 from pmm.run.params import Params
-from pmm.threads import map_images
+from pmm.threads import available_threads, map_images
 
 Check = Callable[[], str]
 ROLES = ("train_split", "judge_split", "val_split")  # the parameters that name a split
@@ -46,6 +54,66 @@ def all_checks(params: Params) -> Iterator[tuple[str, Check]]:
                 yield "CAMs", partial(check_cams, params, data)
     yield "backbone", partial(check_backbone, params)
     yield "segmentation model", partial(check_segmenter, params)
+
+
+def health() -> Iterator[tuple[str, Check]]:
+    """Yield what an installation needs, without parameters: name and function, as `all_checks`."""
+    yield "Python", platform.python_version
+    for requirement in requires("pmm") or []:
+        name = re.split(r"[<>=!~; \[]", requirement)[0]
+        yield name, partial(_check_package, requirement)
+    yield "dense CRF", check_crf
+    yield "network", partial(check_backbone, Params())
+    yield "device", partial(check_device, Params())
+    yield "cores and memory", _check_machine
+    yield "kernel", _check_kernel
+    yield "folder of the runs", _check_runs
+
+
+def _check_package(requirement: str) -> str:
+    wanted = Requirement(requirement)
+    optional = wanted.marker is not None and "extra" in str(wanted.marker)
+    try:
+        found = version(wanted.name)
+    except PackageNotFoundError:
+        if optional:
+            return "not installed; " + f"optional ({str(wanted.marker).partition('==')[2].strip()})"
+        raise InputError(f"not installed; pip install '{wanted.name}{wanted.specifier}'") from None
+    if not wanted.specifier.contains(found, prereleases=True):
+        raise InputError(f"found {found}; pip install '{wanted.name}{wanted.specifier}'")
+    return found
+
+
+def _check_machine() -> str:
+    memory = psutil.virtual_memory()
+    if memory.available < 2 << 30:
+        raise InputError(f"{memory.available >> 20} MiB of memory are free; close other programs")
+    return f"{available_threads()} cores, {memory.available / 2**30:.1f} GiB of memory free"
+
+
+def _check_kernel() -> str:
+    """Start the kernel that runs the notebooks, and hear from it."""
+    from jupyter_client.manager import start_new_kernel
+
+    try:
+        manager, client = start_new_kernel(kernel_name="python3", startup_timeout=60)
+    except Exception as error:  # a dozen types
+        raise InputError(f"does not start ({error}); pip install --force-reinstall ipykernel") from None
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+    return "starts"
+
+
+def _check_runs() -> str:
+    folder = project_root() / Params().runs_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / ".doctor") as file:
+        file.write(b"")
+    (folder / ".doctor").unlink()
+    free = shutil.disk_usage(folder).free
+    if free < 1 << 30:
+        raise InputError(f"{folder}: {free >> 20} MiB are free; the demo wants 1 GiB, delete runs/*/replaced")
+    return f"{folder}, {free / 2**30:.0f} GiB free"
 
 
 def check_device(params: Params) -> str:
@@ -199,8 +267,10 @@ def _read(data: SegmentationData, image_id: str) -> tuple[tuple[int, ...], bool,
         has_mask = data.has_mask(image_id)
         labels = data.labels(image_id)
         data.image(image_id)
-        if has_mask:
-            data.mask(image_id)
+        found = np.unique(data.mask(image_id)).tolist() if has_mask else []
+        if labels and found in ([IGNORE_INDEX], [0, IGNORE_INDEX]):
+            hint = f"{IGNORE_INDEX} stands for unknown, an object has the number of its class"
+            return labels, has_mask, f"{data.mask_source(image_id)}: holds no class, but {found}; {hint}"
     except MissingDependency:
         raise
     except InputError as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from pmm.networks.training import (
 )
 from pmm.processes import is_first, join
 from pmm.run import compute
-from pmm.run.folder import Stage, file_mark, fingerprint, located
+from pmm.run.folder import RunFolder, Stage, file_mark, fingerprint, located
 from pmm.run.params import Params, check_params, open_run
 from pmm.threads import available_threads, map_images
 
@@ -59,17 +59,18 @@ class Experiment:
     Args:
         params: all parameters.
         judges_alone: make CAMs of `judge_ids` alone, enough for a study that trains no model on masks.
+        run: the run's folder, where it is another than `params` says.
 
     Raises:
         InputError: the data set or the device is not there, or the run's folder belongs to other data.
     """
 
-    def __init__(self, params: Params, judges_alone: bool = False):
+    def __init__(self, params: Params, judges_alone: bool = False, run: RunFolder | None = None):
         keep_freed_memory()  # before the first training allocates; harmless where nothing trains
         torch.backends.cudnn.deterministic = True
         self.params, self.judges_alone = params, judges_alone
         self.device = choose_device(params.device)
-        self.run = open_run(params)
+        self.run = run or open_run(params)
         self.workers = params.workers or available_threads()
         self._folders: dict[str, Path] = {}
         self._listed: dict[str, list[str]] = {}
@@ -187,7 +188,7 @@ class Experiment:
         if p.dataset != "scenes" or p.classes or p.require_any:
             known |= {"classes": self.data.class_names, "labels": [self.data.labels(i) for i in self.train_ids]}
         if p.dataset != "scenes":
-            known["images"] = _sizes(self.data.image_path(i) for i in self.train_ids + self.val_ids)
+            known["images"] = self.run.marks.of(self.data.image_path(i) for i in self.train_ids + self.val_ids)
         return fingerprint(known)
 
     @cached_property
@@ -195,7 +196,7 @@ class Experiment:
         """Stand for the ground truth that evaluates in a fingerprint; nothing for composed scenes that all judge."""
         if not self.params.judge_split:
             return self._train_truth_marks
-        truth = _sizes(self.data.mask_source(i) for i in self.judge_ids + self.val_ids)
+        truth = self.run.marks.of(self.data.mask_source(i) for i in self.judge_ids + self.val_ids)
         return [fingerprint({"judge": self.judge_ids, "truth": truth})]
 
     @cached_property
@@ -204,7 +205,7 @@ class Experiment:
         if self.params.dataset == "scenes":
             return []
         sources = (self.data.mask_source(i) for i in self.train_ids + self.val_ids)
-        return [fingerprint({"truth": _sizes(sources)})]
+        return [fingerprint({"truth": self.run.marks.of(sources)})]
 
     @cached_property
     def _weight_marks(self) -> list[str]:
@@ -627,7 +628,12 @@ def train(params: Params) -> None:
         InputError: as the stages.
     """
     join(params.device)
-    p, experiment = params, Experiment(params)
+    make_all(Experiment(params))
+
+
+def make_all(experiment: Experiment) -> None:
+    """Enter every stage that notebooks 02 to 06 enter, in their order."""
+    p = experiment.params
     for method in compute.METHODS:
         experiment.pseudo_masks(method)
     experiment.segmenter("ce", pus="none")
@@ -658,9 +664,3 @@ def training_settings(params: Params, prefix: str) -> TrainingSettings:
     own = params.pick("seed", "loader_workers", "micro_batches")
     kept = {"keep_epochs": prefix == "seg" and params.cyclic_teacher != "last"}
     return TrainingSettings(**values, **own, **kept)
-
-
-def _sizes(paths: Iterable[Path]) -> list[int]:
-    """Return each file's bytes, -1 for a missing one: a file that was replaced nearly always differs in size."""
-    size = cache(lambda path: path.stat().st_size if path.is_file() else -1)  # COCO names one file for many images
-    return [size(path) for path in paths]

@@ -15,22 +15,28 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
 
 import pmm
-from pmm.errors import InputError
+from pmm.errors import InputError, some
 from pmm.files import read_json, without_nan, write_text
-from pmm.processes import from_first, is_first
+from pmm.processes import count, from_first, is_first
+from pmm.threads import map_images
 
-STAGE_FILE = ".stage.json"
+TICK = 100_000_000  # nanoseconds by which the times of files may lag behind the clock
+STAGE_FILE, FILES_FILE = ".stage.json", ".files.json"  # what a stage is, and what it wrote
+SCHEMA = 2  # of manifest.json
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "numba", "onnxruntime")
 
 
@@ -56,6 +62,44 @@ def fingerprint(content: Mapping[str, Any]) -> str:
 def file_mark(path: Path) -> str:
     """Return 16 hexadecimal digits that stand for a file's content; none for a missing one, whose use complains."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+
+class FileMarks:
+    """Marks of files' content, kept in a JSON file: only what changed its size or its times is read again.
+
+    Args:
+        path: of the JSON file; a damaged one counts as empty.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._known = read_json(path)
+        except InputError:
+            self._known = {}
+
+    def of(self, files: Iterable[Path]) -> list[str]:
+        """Return a mark for each file, "" for one that is not there; the same file may come often."""
+        files = list(files)
+        states = {file: _state(file) for file in dict.fromkeys(files)}
+        unknown = [file for file, state in states.items() if self._known.get(str(file), [None, ""])[:-1] != state]
+        marks = map_images(file_mark, unknown)
+        bar = tqdm(
+            marks, desc="reading files", total=len(unknown), unit="file", leave=False, disable=len(unknown) < 1000
+        )
+        self._known |= {str(file): [*states[file], mark] for file, mark in zip(unknown, bar, strict=True)}
+        if unknown and is_first():
+            write_text(self.path, json.dumps(self._known))
+        return [self._known[str(file)][-1] for file in files]
+
+
+def _state(file: Path) -> list[int]:
+    """Return size and times, which differ where the content does; nothing of a file that is not there."""
+    try:
+        found = file.stat()
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 @contextmanager
@@ -95,7 +139,24 @@ def environment() -> dict[str, Any]:
         "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch threads": torch.get_num_threads(),
+        "code": code_state(),
     }
+
+
+@cache
+def code_state() -> dict[str, Any] | None:
+    """Return the git commit of the package's code and whether it has been changed since; None outside a checkout."""
+    home = Path(pmm.__file__).parents[1]
+    if not (home / ".git").exists():
+        return None
+    try:
+        asked = partial(subprocess.run, cwd=home, capture_output=True, text=True, check=True, timeout=10)
+        commit = asked(["git", "rev-parse", "HEAD"]).stdout.strip()
+        dirty = bool(asked(["git", "status", "--porcelain", "--", "pmm", "notebooks"]).stdout.strip())
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": dirty}
 
 
 def processor_name() -> str:
@@ -106,6 +167,15 @@ def processor_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_memory() -> int | None:
+    """Return the most memory that this process has had so far, in MiB; None where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")), None)
 
 
 @dataclass
@@ -121,12 +191,53 @@ class Stage:
     """What the step found out: counts, scores. Kept with the stage, so a reused stage still knows it."""
 
 
+def own_files(folder: Path) -> list[Path]:
+    """Return the files that a stage wrote: those of stages below its folder, and records, are not among them."""
+    files = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not (path / STAGE_FILE).exists():
+            files += own_files(path)
+        elif path.is_file() and not path.name.startswith("."):
+            files.append(path)
+    return files
+
+
+def damaged_files(folder: Path) -> list[Path]:
+    """Return the files of a finished stage that are missing or have another content than when it ended.
+
+    Only files that changed since the record was written are read.
+    """
+    record, read = folder / FILES_FILE, []
+    try:
+        written, since = read_json(record), record.stat().st_mtime_ns - TICK if record.exists() else 0
+    except InputError:
+        return []
+
+    def is_damaged(name: str) -> bool:
+        """Compare times first, then the content."""
+        state = _state(folder / name)
+        if state and max(state[1:]) > since:
+            read.append(name)
+            return file_mark(folder / name) != written[name]
+        return not state
+
+    damaged = [folder / name for name, bad in zip(written, map_images(is_damaged, written), strict=True) if bad]
+    if read and not damaged:
+        os.utime(record)  # a run that was copied is read once
+    return damaged
+
+
 class RunFolder:
     """The folder of one run and the record of its stages."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self._announced: set[str] = set()
+
+    @cached_property
+    def marks(self) -> FileMarks:
+        """Marks of the data set's files, for fingerprints."""
+        return FileMarks(self.path / ".marks.json")
 
     @contextmanager
     def stage(self, name: str, settings: Mapping[str, Any], inputs: Sequence[Stage | str] = ()) -> Iterator[Stage]:
@@ -157,14 +268,37 @@ class RunFolder:
     def _open(self, name: str, settings: dict[str, Any], inputs: list[str]) -> Stage:
         mark = fingerprint({"stage": name, "settings": settings, "inputs": inputs, "version": pmm.__version__})
         folder = self.path / name
-        record = read_json(folder / STAGE_FILE)
+        record = self._record(folder)
         if record.get("fingerprint") != mark:
             self._make_room(name, record)
             record = self._bring_back(name, mark)
+        if record.get("finished") and mark not in self._announced:
+            record = self._without_damage(name, record)
         if not record:
             record = {"fingerprint": mark, "settings": settings, "inputs": inputs, "finished": False}
             write_text(folder / STAGE_FILE, json.dumps(record, indent=1))
         return Stage(name, folder, mark, settings, bool(record["finished"]), record.get("facts", {}))
+
+    def _record(self, folder: Path) -> dict[str, Any]:
+        """Read what a folder's stage is; a damaged record is that of a stage that nobody knows."""
+        try:
+            return read_json(folder / STAGE_FILE)
+        except InputError as error:
+            print(f"{error}; its stage is made again", flush=True)
+            return {}
+
+    def _without_damage(self, name: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Delete what is not as the stage wrote it, and say so; such a stage is not finished."""
+        folder = self.path / name
+        damaged = damaged_files(folder)
+        if damaged:
+            shown = some([str(file.relative_to(folder)) for file in damaged])
+            print(f"{name}: {len(damaged)} files are damaged or missing ({shown}); made again", flush=True)
+            for file in damaged:
+                file.unlink(missing_ok=True)
+            record = {**record, "finished": False}
+            write_text(folder / STAGE_FILE, json.dumps(record, indent=1))
+        return record
 
     def _make_room(self, name: str, record: Mapping[str, Any]) -> None:
         """Clear a stage's folder; what is finished there may be a night's work, so it is kept."""
@@ -194,12 +328,18 @@ class RunFolder:
     def _close(self, stage: Stage, seconds: float) -> None:
         record = read_json(stage.folder / STAGE_FILE)
         record |= {"finished": True, "facts": without_nan(stage.facts), "seconds": round(seconds, 1)}
+        record |= {"peak MiB": peak_memory(), "processes": count()}
+        files = own_files(stage.folder)
+        written = dict(
+            zip((str(f.relative_to(stage.folder)) for f in files), map_images(file_mark, files), strict=True)
+        )
+        write_text(stage.folder / FILES_FILE, json.dumps(written))
         write_text(stage.folder / STAGE_FILE, json.dumps(record, indent=1))
         self._enter(stage.name, record)
 
     def _enter(self, name: str, record: Mapping[str, Any]) -> None:
         manifest = self.manifest()
-        manifest["environment"] = environment()
+        manifest |= {"schema": SCHEMA, "command": f"pmm run {self.path / 'params.yaml'}", "environment": environment()}
         manifest.setdefault("stages", {})[name] = dict(record)
         write_text(self.path / "manifest.json", json.dumps(manifest, indent=1))
 
@@ -216,7 +356,12 @@ class RunFolder:
         return Stage(name, folder, record["fingerprint"], record["settings"], True, record["facts"])
 
     def manifest(self) -> dict[str, Any]:
-        """Return manifest.json: environment, and for each stage its settings, inputs and seconds."""
+        """Return manifest.json.
+
+        schema: 2, the version of this description; command: repeats the run; environment: see `environment`; stages:
+        for each its fingerprint, settings, inputs (fingerprints of stages and of data), finished, facts, seconds,
+        peak MiB of the process up to its end, and processes, how many shared the work.
+        """
         return read_json(self.path / "manifest.json")
 
     def metrics(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -37,6 +37,7 @@ GROUPS = {
 
 DATA = ("dataset", "data_dir", "classes", "require_any")
 """What a run's folder belongs to: these stay, or the run has another name."""
+MOST_TEXT, MOST_VALUES = 100_000, 1_000  # characters of a parameter file, and values of a list
 SPLITS = ("train_split", "judge_split", "val_split")
 
 Scale = Annotated[float, Field(gt=0, le=8)]
@@ -212,7 +213,7 @@ class Params(BaseModel):
 
 def run_path(params: Params) -> Path:
     """Return the folder of a run: below the project's root unless `runs_dir` is absolute."""
-    return project_root() / params.runs_dir / params.run_name
+    return project_root() / Path(params.runs_dir).expanduser() / params.run_name
 
 
 def open_run(params: Params) -> RunFolder:
@@ -265,17 +266,62 @@ def load_params(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         InputError: the file is missing, is no flat YAML, or has an unknown name or a bad value.
     """
+    hint = "write one `name: value` a line"
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(MOST_TEXT + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a file such as params/demo.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise InputError(f"{path}: not valid YAML{line}; write one `name: value` a line") from None
+    except ValueError:  # bytes that are no text, or a NUL in the path
+        raise InputError(f"{path}: not valid YAML (no UTF-8 text); {hint}") from None
+    values = _read_yaml(text, str(path), hint)
+    if values is None:
+        raise InputError(f"{path}: holds no parameter; {hint}, or take params/demo.yaml")
     if not isinstance(values, dict):
-        raise InputError(f"{path}: found a {type(values).__name__}; write one `name: value` a line")
+        raise InputError(f"{path}: found a {type(values).__name__}; {hint}")
     return check_params({**values, **(overrides or {})}, str(path))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain values alone: no alias, whose expansion has no bound, no name twice, no deep nesting; dates are text."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """Refuse what a list of parameters never needs."""
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.MarkedYAMLError(problem="an anchor or alias", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a name that stands twice."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
+                problem = f"{key.value} stands twice" if isinstance(key, yaml.ScalarNode) else "a name that is no text"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(text: str, source: str, hint: str) -> Any:
+    """Read plain YAML; InputError, in one line that begins with its source, for everything else."""
+    if len(text) > MOST_TEXT:
+        raise InputError(f"{source}: longer than {MOST_TEXT} characters; {hint}")
+    try:
+        return _PlainLoader(text).get_single_data()
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        why = f" ({' '.join(problem.split())[:80]})" if problem else ""
+        raise InputError(f"{source}: not valid YAML{where}{why}; {hint}") from None
+    except (ValueError, OverflowError, RecursionError) as error:  # PyYAML's constructors raise what Python raises
+        reason = "nested too deeply" if isinstance(error, RecursionError) else "a number that cannot be read"
+        raise InputError(f"{source}: not valid YAML ({reason}); {hint}") from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -283,14 +329,18 @@ def parse_override(text: str) -> tuple[str, Any]:
     name, sign, value = text.partition("=")
     if not sign or not name.strip():
         raise InputError(f"-p {text}: write name=value, such as -p s=0.4")
-    try:
-        return name.strip(), yaml.safe_load(value) if value.strip() else ""
-    except yaml.YAMLError:
-        raise InputError(f"-p {text}: the value is not valid YAML") from None
+    shown = f"-p {text[:60]}{'...' if len(text) > 60 else ''}"
+    return name.strip(), _read_yaml(value, shown, "write a number, a text or [a, list]") if value.strip() else ""
 
 
 def check_params(values: Mapping[Any, Any], source: str) -> Params:
     """Validate a flat mapping; every complaint is one line that begins with its source."""
+    for name, value in values.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str) and not each.isprintable():
+                raise InputError(f"{source}: {name} = {each[:40]!r}: holds a character that cannot be printed")
+        if isinstance(value, list) and len(value) > MOST_VALUES:
+            raise InputError(f"{source}: {name}: {len(value)} values; give at most {MOST_VALUES}")
     for name in values:
         if name not in Params.model_fields:
             near = difflib.get_close_matches(str(name), Params.model_fields, n=1, cutoff=0.5)

@@ -12,7 +12,7 @@ from measure import interleave
 from recipe import DEMO, blobs, one_thread, photograph
 
 from pmm.method.crf import PPMG_CRF, DenseCRF, unary
-from pmm.method.lattice import _rows, _tanh_halves, bilateral_features, build_lattice
+from pmm.method.lattice import _TANH, _rows, bilateral_features, build_lattice
 from pmm.method.pseudo_mask import ppmg
 
 
@@ -45,20 +45,15 @@ def _steps(image: np.ndarray, cam: np.ndarray, rounds: int, carried: float) -> l
     logits = _rows(np.zeros((n_classes, image.shape[0] * image.shape[1]), np.float32), 0)
     tables = field._tables(logits)
 
-    def chunks(work: Callable[[np.ndarray, int, int], None]) -> Callable[[], None]:
-        """As an iteration goes over the pixels; the copy of a chunk is a part of it."""
-        return lambda: field._each_stripe(logits, lambda i, first, end: work(logits[:, first:end].copy(), i, first))
-
     energies = unary(cam), unary((1 - cam) ** np.float32(DEMO["alpha"]))
     lattices = [kernel.lattice for kernel in field._kernels]
-    moved = sum(lattice.vertices.nbytes + lattice.slice_weights.nbytes for lattice in lattices) + 2 * logits.nbytes
+    moved = sum(lattice.vertices.nbytes + lattice.slice_weights.nbytes for lattice in lattices) + logits.nbytes
     label = f"{n_classes} class{'es' if n_classes > 1 else ''}: "
     whole = partial(ppmg, image, cam, range(1, n_classes + 1), **DEMO)
-    lanes = (0,) * logits.shape[2]
+    channels = 2 * logits.nbytes
     steps: dict[str, tuple[Callable[[], Any], int | None]] = {
-        "slice, once": (chunks(lambda x, i, first: field._slice(x, tables, first)), moved),
-        "tanh, once": (chunks(lambda x, i, first: _tanh_halves(x, lanes, False)), 2 * logits.nbytes),
-        "splat, once": (chunks(lambda x, i, first: field._splat(x, tables, i, first)), moved),
+        "slice, tanh, splat, once": (lambda: field._pass(logits, tables, _TANH, slices=True, last=False), moved),
+        "slice and tanh alone": (lambda: field._pass(logits, tables, _TANH, slices=True, last=True), moved + channels),
         "blur both lattices, once": (lambda: field._blur(tables, n_classes), None),
         "all iterations, lattices kept": (lambda: field.binary_posterior(*energies, PPMG_CRF.iterations), None),
         "the whole mask from scratch": (whole, None),

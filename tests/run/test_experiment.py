@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from tiny import params
 
 from pmm.data.cams import write_foreign_cams
 from pmm.data.images import write_jpeg, write_mask
@@ -22,32 +23,6 @@ from pmm.run.checks import check_cams
 from pmm.run.experiment import Experiment
 from pmm.run.params import Params
 from pmm.studies import trainings
-
-TINY = {
-    "run_name": "tiny",
-    "device": "cpu",
-    "inference": "torch",
-    "workers": 1,
-    "n_train": 4,
-    "n_val": 2,
-    "scene_width": 64,
-    "scene_height": 64,
-    "cls_epochs": 1,
-    "cls_batch_size": 4,
-    "cls_crop": [64, 64],
-    "cam_scales": [1.0],
-    "cam_flip": False,
-    "crf_iterations": 2,
-    "seg_decoder_channels": 8,
-    "seg_epochs": 1,
-    "seg_batch_size": 2,
-    "seg_crop": [32, 48],
-    "seg_flip": False,
-}
-
-
-def params(folder, **changes):
-    return Params(**{**TINY, "runs_dir": str(folder), **changes})
 
 
 def run_all(folder):
@@ -82,7 +57,7 @@ def test_every_stage_leaves_its_files_and_facts(finished):
     assert len(ids) == 4 and len(experiment.val_ids) == 2
     for name in ("classifier", "segmenter/pus", "segmenter/round1"):
         kept = sorted(p.name for p in (path / name).iterdir() if p.is_file())
-        assert kept == [".stage.json", "early.pt", "log.csv", "weights.pt"]
+        assert kept == [".files.json", ".stage.json", "early.pt", "log.csv", "weights.pt"]
     for name in ("threshold", "crf", "ppmg_s0", "ppmg", "cyclic1"):
         assert {p.stem for p in (path / "masks" / name).glob("*.png")} == set(ids)
         assert facts[f"masks/{name}"]["images"] == 4 and 0 <= facts[f"masks/{name}"]["miou"] <= 1
@@ -133,9 +108,9 @@ def test_batches_of_cams_go_on_where_single_images_stopped(finished, half_done, 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_unreadable_image_stops_the_cams_with_its_name(half_done, no_training, batch):
-    broken = half_done.data.image_path(half_done.train_ids[-1])
-    broken.write_bytes(broken.read_bytes()[:600])  # the header is whole
     experiment = Experiment(half_done.params.model_copy(update={"cam_batch_size": batch}))
+    broken = experiment.data.image_path(experiment.train_ids[-1])
+    broken.write_bytes(broken.read_bytes()[:600])  # the header is whole; before, it would be composed again
     with pytest.raises(InputError, match=f"^{re.escape(str(broken))}: cannot be read as an image"):
         experiment.cams()
     assert experiment.run.recorded("cams") is None
