@@ -553,8 +553,13 @@ def _softmax(from_zero, x, lanes, last):
     but in the last pass.
     """
     ones, lowest = np.ones((1, len(lanes)), np.float32), np.float32(-80)
-    zeros = np.zeros(x.shape[1], np.float32)  # label 0 of each pixel
-    for i in range(x.shape[1]):
+    zeros = np.full(x.shape[1], np.float32(from_zero), np.float32)  # label 0 of each pixel
+    is_high = not from_zero
+    for k in range(len(x)):
+        flat = x[k].reshape(-1)
+        for i in range(len(flat)):
+            is_high |= flat[i] > -lowest
+    for i in range(x.shape[1] if is_high else 0):  # less each pixel's highest logit; rare, since label 0 has logit 0
         highest = np.float32(0) if from_zero else x[0, i, 0]
         for k in range(len(x)):
             for c in range(len(lanes)):

@@ -10,6 +10,7 @@ Here stands what depends on what; `pmm.run.compute` computes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -43,8 +44,8 @@ from pmm.networks.training import (
 )
 from pmm.processes import is_first, join
 from pmm.run import compute
-from pmm.run.folder import RunFolder, Stage, file_mark, fingerprint, located
-from pmm.run.params import Params, check_params, open_run
+from pmm.run.folder import RunFolder, Stage, alone_in, file_mark, fingerprint, located
+from pmm.run.params import Params, check_params, open_run, run_path
 from pmm.threads import available_threads, map_images
 
 PREDICTION = ("seg_scales", "seg_flip", "seg_window", "seg_crf")
@@ -628,7 +629,8 @@ def train(params: Params) -> None:
         InputError: as the stages.
     """
     join(params.device)
-    make_all(Experiment(params))
+    with alone_in(run_path(params)) if is_first() else nullcontext():
+        make_all(Experiment(params))
 
 
 def make_all(experiment: Experiment) -> None:

@@ -1,0 +1,151 @@
+"""A run that is killed at any moment goes on, ends as one that was not, and leaves nobody behind."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from tiny import TINY
+
+from pmm.run.params import Params, dump_yaml
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+KILLS = 30
+TOLD_APART = ("manifest.json", ".stage.json", ".marks.json", ".lock", "params.yaml")  # seconds, memory, times, the name
+
+
+def write_params(folder, name):
+    own = {**TINY, "run_name": name, "runs_dir": str(folder), "seg_epochs": 3, "cls_epochs": 3, "n_train": 8}
+    path = folder / f"{name}.yaml"
+    path.write_text(dump_yaml(Params(**own).model_dump()))
+    return path
+
+
+def start(*command, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [sys.executable, "-m", "pmm", *map(str, command)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **quiet, **options)
+
+
+def contents(run):
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and path.name not in TOLD_APART and not path.name.endswith(".tmp")
+    }
+
+
+def check_readable(run):
+    """Whatever stands under its own name is whole."""
+    for path in run.rglob("*"):
+        if path.name.endswith(".tmp") or not path.is_file():
+            continue
+        if path.suffix in (".json",):
+            json.loads(path.read_text())
+        elif path.suffix in (".png", ".jpg"):
+            Image.open(path).load()
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                assert arrays["cams"].size
+        elif path.suffix == ".pt":
+            assert zipfile.ZipFile(path).testzip() is None
+
+
+def finished_files(run):
+    """Files of finished stages, and when they were written."""
+    found = {}
+    for record in run.rglob(".stage.json"):
+        if json.loads(record.read_text())["finished"]:
+            for name in json.loads((record.parent / ".files.json").read_text()):
+                found[record.parent / name] = (record.parent / name).stat().st_mtime_ns
+    return found
+
+
+def test_thirty_kills_change_nothing(tmp_path):
+    """Each time everything is killed at a random moment; finished work is not done again."""
+    assert start("train", write_params(tmp_path, "whole")).wait() == 0
+    whole, rng, kills, runs, repeated = contents(tmp_path / "whole"), random.Random(0), 0, 0, 0
+    while kills < KILLS:
+        parameters, run, runs = write_params(tmp_path, f"killed{runs}"), tmp_path / f"killed{runs}", runs + 1
+        while True:
+            before = finished_files(run) if run.exists() else {}
+            process = start("train", parameters)
+            try:
+                code = process.wait(timeout=rng.uniform(1, 9) if kills < KILLS else None)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                kills += 1
+            else:
+                assert code == 0
+                break
+            finally:
+                after = finished_files(run) if run.exists() else {}
+                repeated += sum(after.get(path) != written for path, written in before.items())
+            check_readable(run)
+        assert contents(run) == whole
+    print(f"\nkills survived: {kills} of {kills}, in {runs} runs; files of finished stages made again: {repeated}")
+    assert repeated == 0
+
+
+def test_when_the_parent_dies_no_kernel_stays(tmp_path):
+    process = start("run", ROOT / "params" / "smoke.yaml", "-p", f"runs_dir={tmp_path}", "-p", "run_name=orphan")
+    family = []
+    for _ in range(600):
+        family = psutil.Process(process.pid).children(recursive=True)
+        if family and (tmp_path / "orphan" / "classifier").exists():
+            break
+        time.sleep(0.1)
+    assert family
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+
+
+def test_the_second_of_two_runs_in_a_folder_says_so_and_stops(tmp_path):
+    options = ["-p", f"runs_dir={tmp_path}", "-p", "run_name=both"]
+    first = start("run", ROOT / "params" / "smoke.yaml", *options)
+    while not (tmp_path / "both" / "params.yaml").exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    command = [sys.executable, "-m", "pmm", "run", str(ROOT / "params" / "smoke.yaml"), *options]
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    os.killpg(first.pid, signal.SIGTERM)
+    first.wait()
+    assert second.returncode == 2 and "another `pmm run` is at work here" in second.stderr
+    assert second.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
+    """A limit on the size of files stands for the disk: writing fails in the middle of a file."""
+    parameters = write_params(tmp_path, "full")
+    limited = f"ulimit -f 4000; exec {sys.executable} -m pmm train {parameters}"  # KiB: the weights are larger
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    ignoring = ["sh", "-c", f"trap '' XFSZ; {limited}"]
+    done = subprocess.run(ignoring, cwd=ROOT, env=environment, capture_output=True, text=True)
+    last = [line for line in done.stderr.splitlines() if line.startswith("pmm: ")]
+    assert done.returncode == 2 and len(last) == 1 and "File too large" in last[0]
+    assert "Traceback" not in done.stderr
+    check_readable(tmp_path / "full")
+    assert start("train", parameters).wait() == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_may_not_be_written_is_one_line(tmp_path):
+    parameters = write_params(tmp_path, "locked")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    command = [sys.executable, "-m", "pmm", "train", str(parameters)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Permission denied" in done.stderr and "Traceback" not in done.stderr
