@@ -261,8 +261,10 @@ def read_log(path: Path) -> dict[str, list[float]]:
 
 def save_tensors(path: Path, content: object) -> None:
     """Save tensors and plain values; the file appears whole or not at all."""
-    with whole_file(path) as file:  # a path's name would enter the archive and change its bytes
-        torch.save(content, file)
+    data = io.BytesIO()  # a path's name would enter the archive; and torch tells of a full disk in words of its own
+    torch.save(content, data)
+    with whole_file(path) as file:
+        file.write(data.getbuffer())
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:

@@ -207,22 +207,20 @@ def damaged_files(folder: Path) -> list[Path]:
 
     Only files that changed since the record was written are read.
     """
-    record, read = folder / FILES_FILE, []
+    record = folder / FILES_FILE
     try:
-        written, since = read_json(record), record.stat().st_mtime_ns - TICK if record.exists() else 0
+        written = read_json(record)
     except InputError:
         return []
-
-    def is_damaged(name: str) -> bool:
-        """Compare times first, then the content."""
-        state = _state(folder / name)
-        if state and max(state[1:]) > since:
-            read.append(name)
-            return file_mark(folder / name) != written[name]
-        return not state
-
-    damaged = [folder / name for name, bad in zip(written, map_images(is_damaged, written), strict=True) if bad]
-    if read and not damaged:
+    since = record.stat().st_mtime_ns - TICK if written else 0
+    states = {folder / name: _state(folder / name) for name in written}
+    doubtful = [file for file, state in states.items() if state and max(state[1:]) > since]
+    marks = dict(zip(doubtful, map_images(file_mark, doubtful), strict=True))
+    damaged = [
+        file for (file, state), mark in zip(states.items(), written.values(), strict=True)
+        if not state or marks.get(file, mark) != mark
+    ]  # fmt: skip
+    if doubtful and not damaged:
         os.utime(record)  # a run that was copied is read once
     return damaged
 

@@ -270,6 +270,8 @@ class _Watch:
 
 # --- kernels
 
+NO_HISTORY = "--HistoryManager.enabled=False"  # what a batch executes does not belong into the user's home
+
 
 class RunningPython(AsyncKernelManager):
     """Starts kernels with the running interpreter, whatever kernels the user has installed."""
@@ -332,7 +334,7 @@ def kernels_ahead(notebooks: Sequence[Path]) -> Iterator[Iterator[tuple[Path, Ru
         for notebook in notebooks[position : position + 1]:
             alive.append(RunningPython())
             warm_up = f"--IPKernelApp.exec_lines=exec({import_statements(notebook)!r}, {{}})"
-            run_sync(alive[-1].start_kernel)(cwd=str(notebook.parent), extra_arguments=[warm_up])
+            run_sync(alive[-1].start_kernel)(cwd=str(notebook.parent), extra_arguments=[warm_up, NO_HISTORY])
 
     def in_turn() -> Iterator[tuple[Path, RunningPython]]:
         """Hand out each notebook with its kernel, and start the next."""
