@@ -146,7 +146,7 @@ def write_foreign_cams(path: Path, class_ids: npt.ArrayLike, cams: npt.ArrayLike
 
     Args:
         path: file to write, a .npy, or a .npz for that form; its folder is made where missing.
-        class_ids, cams: as in `save_cams`; the values are kept as float32.
+        class_ids, cams: as in `save_cams`; the values are kept as float32, as float16 in a .npz.
         form: of `FORMS`.
 
     Raises:

@@ -6,8 +6,13 @@ Both compute in float32 and differ in the sixth digit, so what is made with one 
 
 from __future__ import annotations
 
+import ctypes
 import io
+import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -122,11 +127,35 @@ def _to_onnx(passes: nn.Module) -> bytes:
     file = io.BytesIO()
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["maps"]}
     names["dynamic_axes"] = {name: {0: "n", 2: f"{name}_h", 3: f"{name}_w"} for name in ("images", "maps")}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _muted():
         warnings.simplefilter("ignore")  # the tracer sees sizes that do not depend on the image; `_check_equal` judges
         # dynamo=True, the newer exporter, needs two more packages and many times as long
         torch.onnx.export(passes, (_noise(*TRACED),), file, opset_version=OPSET, dynamo=False, **names)
     return file.getvalue()
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Send what the process writes to its standard streams nowhere.
+
+    Where the converter refuses a network it prints the whole graph, and holds the interpreter's lock meanwhile; in a
+    notebook the reader of that pipe waits for the lock, and both would wait for ever.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(stream) for stream in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+        yield
+    finally:
+        with suppress(OSError, AttributeError):  # what C keeps in its buffers goes the same way
+            ctypes.CDLL(None).fflush(None)
+        for stream, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, stream)
+        for copy in (nowhere, *kept):
+            os.close(copy)
 
 
 @torch.inference_mode()

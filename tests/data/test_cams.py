@@ -101,12 +101,18 @@ def test_the_projects_own_files_need_no_labels(tmp_path):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_written_for_other_projects_comes_back_bit_for_bit(tmp_path, form):
-    write_foreign_cams(tmp_path / "deep" / "a.npy", [15, 8], MAPS[::-1], form)
-    ids, cam = read_foreign_cams(tmp_path / "deep" / "a.npy", SIZE, LABELS)
-    assert ids.tolist() == LABELS and np.array_equal(cam, MAPS)
+    kept = MAPS.astype(np.float16).astype(np.float32)  # as a run keeps its CAMs
+    path = tmp_path / "deep" / ("a.npz" if form == "npz" else "a.npy")
+    write_foreign_cams(path, [15, 8], kept[::-1], form)
+    ids, cam = read_foreign_cams(path, SIZE, LABELS)
+    assert ids.tolist() == LABELS and np.array_equal(cam, kept)
+    if form == "npz":
+        with np.load(path, allow_pickle=False) as content:
+            assert content["class_ids"].tolist() == [15, 8] and content["cams"].dtype == np.float16
+        return
     content = np.load(tmp_path / "deep" / "a.npy", allow_pickle=True).item()  # as their code reads it
     assert sorted(content["keys"] if form == "irn" else content) == [7, 14]
-    with pytest.raises(InputError, match="form = seam: choose one of irn, pmm"):
+    with pytest.raises(InputError, match="form = seam: choose one of irn, pmm, npz"):
         write_foreign_cams(tmp_path / "b.npy", [8], MAPS[:1], "seam")
 
 

@@ -1,5 +1,6 @@
 """ONNX Runtime computes what PyTorch does; where it cannot, PyTorch steps in aloud."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -121,3 +122,20 @@ def test_auto_takes_it_on_a_processor_alone(networks, capsys):
     with pytest.raises(InputError, match=r"^inference = onnxruntime: it computes on the processor, not on cuda"):
         choose_engine("onnxruntime", torch.device("cuda"))
     assert not capsys.readouterr().out
+
+
+def test_a_network_that_cannot_be_converted_does_not_block_a_notebook():
+    """The converter prints the graph; the pipe of a notebook is read by a thread that waits for the interpreter."""
+    code = """
+import os, sys
+from pmm.networks.engine import accelerate
+from pmm.networks.models import create_segmenter
+model = create_segmenter("pspnet", "tf_efficientnet_lite0", 21, output_stride=16).eval()
+reading, writing = os.pipe()  # nobody reads
+kept = os.dup(2)
+os.dup2(writing, 1), os.dup2(writing, 2)
+found = accelerate(model, "onnxruntime")
+os.write(kept, b"by PyTorch" if found is model else b"converted")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stderr.endswith("by PyTorch")

@@ -119,7 +119,8 @@ def test_a_missing_binary_or_empty_file(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(InputError, match="not valid YAML"):
         load_params(tmp_path / "binary.yaml")
-    assert load_params(write(tmp_path, "# nothing\n")) == Params()
+    with pytest.raises(InputError, match="holds no parameter; write one `name: value` a line, or take"):
+        load_params(write(tmp_path, "# nothing\n"))
 
 
 def test_overrides_win_and_are_checked(tmp_path):
