@@ -86,10 +86,19 @@ def find_cam_files(folder: Path, image_ids: Sequence[str]) -> list[Path]:
     """Find the CAM file of each image in a folder; InputError that lists the first images without one."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of CAMs; check the name")
-    known = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in CAM_SUFFIXES}
+    known = files_by_stem(folder, CAM_SUFFIXES)
     if missing := [i for i in image_ids if i not in known]:
         raise InputError(f"{folder}: no CAM for {len(missing)} of {len(image_ids)} images: {some(missing)}; add them")
     return [known[i] for i in image_ids]
+
+
+def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Stem -> file of those with one of the suffixes, sorted; InputError where two have one stem."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in suffixes]
+    found = {path.stem: path for path in files}
+    if twice := [path.name for path in files if path != found[path.stem]]:
+        raise InputError(f"{folder}: beside {twice[0]} lies another file of that image; remove one of the two")
+    return found
 
 
 def read_cams_of(data: SegmentationData, image_id: str, path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from pmm.data.cams import CAM_SUFFIXES, load_cams, read_foreign_cams, write_foreign_cams
+from pmm.data.cams import CAM_SUFFIXES, files_by_stem, load_cams, read_foreign_cams, write_foreign_cams
 from pmm.data.folder import read_table
 from pmm.data.images import (
     IMAGE_SUFFIXES,
@@ -232,7 +232,7 @@ def _folder(path: Path) -> Path:
 
 def _files(folder: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
     """Id -> file of those with one of the suffixes, sorted; InputError where there is none."""
-    found = {path.stem: path for path in sorted(_folder(folder).iterdir()) if path.suffix in suffixes}
+    found = files_by_stem(_folder(folder), suffixes)
     if not found:
         raise InputError(f"{folder}: no {what} in it; a {what} is a file {', '.join(f'*{s}' for s in suffixes)}")
     return found
