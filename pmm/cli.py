@@ -6,14 +6,16 @@ a failure inside a notebook is exit code 1, Ctrl-C is exit code 130.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import pmm
-from pmm.errors import InputError, some
+from pmm.errors import InputError, one_line, some
 
 if TYPE_CHECKING:
     from pmm.run.folders import Labels
@@ -27,13 +29,17 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
+        if isinstance(sys.stdout, TextIOWrapper):  # the name of a file need not be UTF-8
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except InputError as error:
-            click.echo(f"pmm: {' '.join(str(error).split())}", err=True)
+            click.echo(f"pmm: {one_line(error)}", err=True)
             ctx.exit(2)
         except OSError as error:
-            click.echo(f"pmm: {error.filename or 'file system'}: {error.strerror or error}", err=True)
+            hint = "check the name, the rights and the space"
+            problem = f"{error.filename or 'file system'}: {error.strerror or error}; {hint}"
+            click.echo(f"pmm: {one_line(problem)}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("pmm: interrupted; the same command goes on and reuses finished stages", err=True)
@@ -100,9 +106,9 @@ def _report(checks: Iterable[tuple[str, Callable[[], str]]]) -> None:
     for name, step in checks:
         try:
             click.echo(f"OK    {name}: {step()}")
-        except InputError as error:
+        except (InputError, OSError) as error:
             failed += 1
-            click.echo(f"FAIL  {name}: {' '.join(str(error).split())}")
+            click.echo(f"FAIL  {name}: {one_line(error)}")
     if failed:
         raise InputError(f"{failed} of the checks failed; see the lines that begin with FAIL")
 
@@ -150,7 +156,7 @@ def _tell(found: Iterable[tuple[str, list[str]]]) -> None:
         click.echo(text)
         problems.update(dict.fromkeys(wrong))
     for problem in list(problems)[:SHOWN]:
-        click.echo(" ".join(problem.split()))
+        click.echo(one_line(problem))
     if len(problems) > SHOWN:
         click.echo(f"... and {len(problems) - SHOWN} more")
     if problems:

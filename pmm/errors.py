@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+END = 400  # characters at either end of a long message that are shown
+
 
 class InputError(ValueError):
     """Bad input from the user: a parameter, a file, an array.
@@ -18,3 +20,9 @@ class MissingDependency(InputError, ImportError):
 def some(names: Sequence[str], most: int = 5) -> str:
     """List the first names for a message, with dots where there are more."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def one_line(message: object) -> str:
+    """Write a message in one line that a terminal can show: names of files may hold anything, and be of any length."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(message).split()))
+    return text if len(text) <= 2 * END else f"{text[:END]} ... {text[-END:]}"

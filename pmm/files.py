@@ -34,7 +34,14 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that it is never half there."""
     with whole_file(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def plain_file(path: Path) -> Path:
+    """Return the path of a file, or of nothing; InputError for a pipe or a device, which may have no end."""
+    if not path.is_file() and os.path.lexists(path):
+        raise InputError(f"{path}: found a folder, a pipe, a device or a broken link; put a file there")
+    return path
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise InputError(f"{path}: found no JSON object; delete the file, the run writes it anew")

@@ -162,7 +162,7 @@ def test_what_may_wait_for_the_network_is_checked_last(tmp_path):
     own_images(tmp_path / "own")
     params = Params(dataset="folder", data_dir=str(tmp_path / "own"), val_split="")
     names = [name for name, step in all_checks(params) if name in ("backbone", "segmentation model") or step()]
-    assert names == ["device", "dense CRF", "data", "split train", "backbone", "segmentation model"]
+    assert names == ["run folder", "device", "dense CRF", "data", "split train", "backbone", "segmentation model"]
     assert [name for name, _ in all_checks(Params())][-2:] == ["backbone", "segmentation model"]
 
 

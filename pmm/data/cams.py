@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,13 +20,14 @@ import numpy.typing as npt
 
 from pmm.data.images import SegmentationData, image_size
 from pmm.errors import InputError, some
-from pmm.files import whole_file
+from pmm.files import plain_file, whole_file
 from pmm.method.cam import check_cam, check_class_ids, normalize_cam, resize_maps
 
 CAM_SUFFIXES = (".npz", ".npy", ".pkl", ".pickle")
 # to write: IRN's and ReCAM's dict, PMM's and SEAM's, which count the first class as 0; arrays alone, the first being 1
 FORMS = ("irn", "pmm", "npz")
 STRIDE = 4  # of IRN's small maps
+MOST_BYTES = 1 << 31  # of one file's arrays: a few bytes can stand for any number
 NEARLY_ONE = 0.99  # a normalised map's maximum, as float16 or a smaller size may have left it
 
 
@@ -85,10 +86,19 @@ def find_cam_files(folder: Path, image_ids: Sequence[str]) -> list[Path]:
     """Find the CAM file of each image in a folder; InputError that lists the first images without one."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of CAMs; check the name")
-    known = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in CAM_SUFFIXES}
+    known = files_by_stem(folder, CAM_SUFFIXES)
     if missing := [i for i in image_ids if i not in known]:
         raise InputError(f"{folder}: no CAM for {len(missing)} of {len(image_ids)} images: {some(missing)}; add them")
     return [known[i] for i in image_ids]
+
+
+def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Stem -> file of those with one of the suffixes, sorted; InputError where two have one stem."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in suffixes]
+    found = {path.stem: path for path in files}
+    if twice := [path.name for path in files if path != found[path.stem]]:
+        raise InputError(f"{folder}: beside {twice[0]} lies another file of that image; remove one of the two")
+    return found
 
 
 def read_cams_of(data: SegmentationData, image_id: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -167,7 +177,8 @@ def write_foreign_cams(path: Path, class_ids: npt.ArrayLike, cams: npt.ArrayLike
 
 def _fitted(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bring raw or normalised maps (C,h,w) to the image's size and to [0,1]."""
-    maps = np.asarray(maps, np.float32)
+    with np.errstate(over="ignore"):  # infinity is refused
+        maps = np.asarray(maps, np.float32)
     if not np.isfinite(maps).all():
         raise InputError("found NaN or infinity in the maps; make this CAM again")
     maps = resize_maps(maps, size)
@@ -215,7 +226,9 @@ def _channels(
     if len(maps) == n_classes:
         return labels, maps[[label - 1 for label in labels]]
     every = f" nor of all {n_classes}" if n_classes else ""
-    raise InputError(f"found {len(maps)} maps, which are neither of its {len(labels)} labels{every}")
+    raise InputError(
+        f"found {len(maps)} maps, which are neither of its {len(labels)} labels{every}; correct the labels"
+    )
 
 
 def _listed(ids: Sequence[int]) -> str:
@@ -230,22 +243,30 @@ def _keys_and_maps(content: np.ndarray | dict[Any, Any]) -> tuple[Sequence[int] 
             raise InputError(f"found an array of shape {maps.shape}; (C, H, W) expected")
         return None, _numbers(maps), None
     if {"class_ids", "cams"} <= content.keys():
-        return [int(i) for i in content["class_ids"]], _stack(list(content["cams"])), 1
+        return _whole(content["class_ids"]), _stack(list(content["cams"])), 1
     if "keys" in content and content.keys() & {"high_res", "cam"}:
         maps = content["high_res"] if content.get("high_res") is not None else content["cam"]
-        return [int(key) for key in np.ravel(content["keys"])], _stack(list(maps)), None
+        return _whole(np.ravel(content["keys"])), _stack(list(maps)), None
     try:
-        keys = [int(key) for key in content]
+        keys = _whole(content)
     except (TypeError, ValueError):
         found = ", ".join(map(str, list(content)[:6]))
         raise InputError(f"found the entries {found}; no CAM file of those that are known") from None
     return keys, _stack([np.squeeze(_numbers(each)) for each in content.values()]), None
 
 
+def _whole(keys: Iterable[Any]) -> list[int]:
+    numbers = [int(key) for key in keys]
+    if any(float(key) != number for key, number in zip(keys, numbers, strict=True)):
+        raise InputError("counts classes by other than whole numbers; make this CAM again")
+    return numbers
+
+
 def _stack(maps: Sequence[np.ndarray]) -> np.ndarray:
     shapes = {_numbers(each).shape for each in maps}
     if len(shapes) > 1 or any(len(shape) != 2 or 0 in shape for shape in shapes):
         raise InputError(f"found maps of the shapes {', '.join(map(str, sorted(shapes)))}; one (H, W) expected")
+    _check_bytes(sum(each.nbytes for each in maps))
     return np.stack(maps) if maps else np.zeros((0, 1, 1), np.float32)
 
 
@@ -257,6 +278,7 @@ def read_arrays(path: Path) -> np.ndarray | dict[Any, Any]:
     Raises:
         InputError: missing, damaged, or refused.
     """
+    plain_file(path)
     try:
         with open(path, "rb") as file:
             start = file.read(6)
@@ -285,15 +307,21 @@ def _archive(file: Any) -> np.ndarray | dict[str, np.ndarray]:
     with np.load(file, allow_pickle=False) as archive:
         if any(name.endswith("data.pkl") for name in archive.files):
             raise InputError("was written by torch.save; save numpy arrays instead")
+        _check_bytes(sum(member.file_size for member in archive.zip.infolist()))
         arrays = {name: _numbers(archive[name]) for name in archive.files}
     return next(iter(arrays.values())) if list(arrays) in (["arr_0"], ["cam"], ["cams"]) else arrays
+
+
+def _check_bytes(count: int) -> None:
+    if count > MOST_BYTES:
+        raise InputError(f"holds {count >> 20} MiB of numbers; one image's maps have less than {MOST_BYTES >> 20}")
 
 
 def _numbers(value: Any) -> np.ndarray:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return value
     kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-    raise InputError(f"found {kind} where an array of numbers is expected")
+    raise InputError(f"found {kind} where an array of numbers is expected; make the file again")
 
 
 class _Dtype:
@@ -359,6 +387,7 @@ def _finished(value: Any) -> Any:
     value = value.value if isinstance(value, _Array) else value
     if isinstance(value, list | tuple):
         parts = [part.value if isinstance(part, _Array) else part for part in value]
+        _check_bytes(sum(getattr(part, "nbytes", 0) for part in parts))
         if all(isinstance(part, int | float) for part in parts) or all(isinstance(part, np.ndarray) for part in parts):
             return np.array(parts) if not parts or isinstance(parts[0], int | float) else np.stack(parts)
     if value is None or isinstance(value, dict | np.ndarray | int | float):
@@ -382,6 +411,17 @@ def _storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
+def _check_keys(keys: Iterable[Any]) -> None:
+    if any(not isinstance(key, int | float | str | bytes) for key in keys):
+        raise InputError("holds a dict whose keys are neither numbers nor text; other dicts are not read")
+
+
+def _ordered_dict(pairs: Iterable[Any] = ()) -> dict[Any, Any]:
+    pairs = [tuple(pair) for pair in pairs]
+    _check_keys(pair[0] for pair in pairs)
+    return dict(pairs)
+
+
 def _latin(text: str, _: str = "latin1") -> bytes:
     return text.encode("latin1")
 
@@ -392,7 +432,7 @@ def _from_buffer(content: Any, dtype: _Dtype, shape: Sequence[int], order: str) 
 
 KNOWN = {  # what a pickle of arrays asks for -> what it gets
     "_codecs.encode": _latin,
-    "collections.OrderedDict": dict,
+    "collections.OrderedDict": _ordered_dict,
     "numpy.ndarray": _Array,
     "numpy.dtype": _Dtype,
     "numpy._core.multiarray._reconstruct": lambda *_: _Array(),
@@ -417,8 +457,7 @@ class _PlainUnpickler(pickle._Unpickler):  # the one in Python: C's cannot be to
         return _Call(made)
 
     def _keyed(self, load: Callable[[pickle._Unpickler], None], keys: Sequence[Any]) -> None:
-        if any(not isinstance(key, int | float | str | bytes) for key in keys):
-            raise InputError("holds a dict whose keys are neither numbers nor text")
+        _check_keys(keys)
         load(self)
 
     def load_setitem(self) -> None:

@@ -1,6 +1,7 @@
 """COCO 2014 (and any set in its layout): one JSON file a split, polygons turned into masks on demand."""
 
 import json
+import math
 import re
 from array import array
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pmm.data.images import SegmentationData, index_images
+from pmm.data.images import SegmentationData, image_size, index_images
 from pmm.data.voc import check_ids, with_background
 from pmm.errors import InputError, MissingDependency
+from pmm.files import plain_file
 from pmm.method import IGNORE_INDEX
 
 COCO_SPLITS = {"train2014": 82783, "val2014": 40504}  # name -> number of images
@@ -99,6 +101,9 @@ class COCOData(SegmentationData):
         InputError where an outline is malformed, MissingDependency where pycocotools is not installed.
         """
         record = self._record(image_id)
+        if (size := image_size(record.path)[::-1]) != record.size:
+            sizes = " and ".join(f"{width} x {height} px" for height, width in (record.size, size))
+            raise InputError(f"{record.path}: {record.source.name} and the file have {sizes}; take files of one set")
         mask = np.zeros(record.size, np.uint8)
         for region in sorted(record.regions, key=lambda r: (not r.crowd, -r.area)):
             value = IGNORE_INDEX if region.crowd else self.categories[region.category]
@@ -146,6 +151,8 @@ class COCOData(SegmentationData):
             raise InputError(f"{path}: its categories differ from those of the other splits; use files of one set")
         self._class_names = names
         self.categories = {category["id"]: i for i, category in enumerate(in_order, start=1)}
+        if len(self.categories) < len(in_order):
+            raise InputError(f"{path}: numbers two categories alike; download the file anew")
 
     def _index(self, content: dict[str, Any], path: Path, folder: Path) -> dict[str, CocoImage]:
         """Group the objects by image."""
@@ -154,9 +161,11 @@ class COCOData(SegmentationData):
         if asked.isdigit() and (year := _year(first)) not in ("", asked):
             raise InputError(f"{path}: has images of COCO {year}, such as {first}; take the file of COCO {asked}")
         for entry in content["images"]:
-            size = (int(entry["height"]), int(entry["width"]))
-            if not all(0 < side < MAX_SIDE for side in size):
-                raise ValueError(f"an image of {size[1]} x {size[0]} px")
+            size = (entry["height"], entry["width"])
+            if not all(isinstance(side, int) and 0 < side < MAX_SIDE for side in size):
+                raise ValueError(f"an image of {str(size[1])[:20]} x {str(size[0])[:20]} px")
+            if entry["file_name"] != Path(entry["file_name"]).name:
+                raise ValueError(f"the file name {entry['file_name'][:80]!r} leads to another folder")
             images[entry["id"]] = CocoImage(folder / entry["file_name"], path, size, [])
         for region in content["annotations"]:
             if not isinstance(region, Region):
@@ -180,9 +189,10 @@ def _year(file_name: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Read an annotation file, each annotation made compact as it is met: the full set has 600,000."""
+    plain_file(path)
     try:
         content = json.loads(path.read_bytes(), object_hook=_compact)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: cannot be read as JSON ({reason}); download the file anew") from None
     if not isinstance(content, dict):
@@ -197,8 +207,10 @@ def _compact(entry: dict[str, Any]) -> dict[str, Any] | Region:
     outline = entry["segmentation"]
     if isinstance(outline, list):  # a polygon has three corners or more
         outline = [array("d", polygon) for polygon in outline if len(polygon) >= 6]
-    crowd = bool(entry.get("iscrowd", 0))
-    return Region(entry["image_id"], entry["category_id"], crowd, float(entry.get("area", 0)), outline)
+    crowd, area = entry.get("iscrowd", 0), float(entry.get("area", 0))
+    if crowd not in (0, 1) or not math.isfinite(area):
+        raise ValueError(f"iscrowd {str(crowd)[:20]}, area {area}")
+    return Region(entry["image_id"], entry["category_id"], bool(crowd), area, outline)
 
 
 def _rasterise(outline: list[array] | dict[str, Any], record: CocoImage) -> np.ndarray:
@@ -209,6 +221,7 @@ def _rasterise(outline: list[array] | dict[str, Any], record: CocoImage) -> np.n
         raise MissingDependency("pycocotools is not installed; COCO's masks need it: pip install pycocotools") from None
     height, width = record.size
     try:
+        _check_outline(outline, height * width)
         if isinstance(outline, dict):
             coded = isinstance(outline["counts"], str | bytes)
             codes = [outline if coded else coco_mask.frPyObjects(outline, height, width)]
@@ -220,3 +233,27 @@ def _rasterise(outline: list[array] | dict[str, Any], record: CocoImage) -> np.n
     except Exception as error:  # pycocotools raises plain Exception
         reason = " ".join(str(error).split())
         raise InputError(f"{record.path.name}: an outline cannot be drawn ({reason}); correct the annotation") from None
+
+
+def _check_outline(outline: list[array] | dict[str, Any], pixels: int) -> None:
+    """Refuse what pycocotools would draw wrongly or beyond its memory; ValueError says why."""
+    if not isinstance(outline, dict):
+        if any(len(polygon) % 2 or not all(abs(value) <= MAX_SIDE for value in polygon) for polygon in outline):
+            raise ValueError(f"coordinates without a partner, or beyond {MAX_SIDE}")
+        return
+    counts = outline["counts"]
+    lengths = _run_lengths(counts) if isinstance(counts, str) else counts
+    if not all(isinstance(n, int) and n >= 0 for n in lengths) or sum(lengths) != pixels:
+        raise ValueError(f"its runs do not fill the image's {pixels} pixels")
+
+
+def _run_lengths(text: str) -> list[int]:
+    """Decode COCO's run lengths: groups of five bits and, from the fourth on, differences to the last but one."""
+    lengths, value, shift = [], 0, 0
+    for code in (byte - 48 for byte in text.encode("ascii")):
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:  # the last group, which holds the sign
+            lengths.append(value - ((code >> 4 & 1) << shift) + (lengths[-2] if len(lengths) > 2 else 0))
+            value = shift = 0
+    return lengths

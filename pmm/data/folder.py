@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pmm.data.images import SegmentationData, index_images
 from pmm.data.voc import class_ids_of, read_class_names, with_background
 from pmm.errors import InputError
+from pmm.files import plain_file
 
 
 class Entry(NamedTuple):
@@ -37,11 +38,11 @@ class FolderData(SegmentationData):
 
     def __init__(self, root: str | Path, name: str | None = None) -> None:
         self.root = Path(root)
-        self.name = name or self.root.resolve().name
         self._table, listed = self.root / "labels.csv", self.root / "classes.txt"
         if not (self.root / "images").is_dir() or not self._table.is_file():
             found = "no images/ or no labels.csv in it" if self.root.is_dir() else "no such folder"
             raise InputError(f"{root}: {found}; name the folder that holds images/ and labels.csv")
+        self.name = name or self.root.resolve().name
         self._entries = _read_entries(self._table, self.root / "images")
         found_names = sorted(set().union(*(entry.names for entry in self._entries.values())))
         self.class_names = read_class_names(listed) if listed.is_file() else with_background(found_names, self._table)
@@ -95,13 +96,13 @@ def _read_entries(table: Path, folder: Path) -> dict[str, Entry]:
 def read_table(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Read line numbers and rows of a table, which must have the columns image and labels; InputError if it cannot."""
     try:
-        with open(table, encoding="utf-8-sig", newline="") as file:
+        with open(plain_file(table), encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: cannot be read ({error}); save it as comma-separated UTF-8") from None
-    if not {"image", "labels"} <= set(columns):
+    if not {"image", "labels"} <= set(columns) or len(set(columns)) < len(columns):
         raise InputError(f"{table}: found the columns {', '.join(columns) or 'none'}; the header is image,labels")
     for number, row in rows:
         if None in row or None in row.values():

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pmm.errors import InputError
-from pmm.files import whole_file
+from pmm.files import plain_file, whole_file
 from pmm.method import IGNORE_INDEX
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -110,7 +110,7 @@ def read_image(path: str | Path) -> np.ndarray:
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return (width, height) of the upright image, from its header alone; errors as in `read_image`."""
     try:
-        with Image.open(path) as image:
+        with Image.open(plain_file(Path(path))) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return (image.height, image.width) if turned else (image.width, image.height)
     except Exception:  # say it in the words of the full decoder
@@ -228,9 +228,12 @@ def index_images(folder: Path) -> dict[str, Path]:
 
 def _decode(path: str | Path, upright: bool = True) -> Image.Image:
     """Load all pixels now, so that a truncated file fails here and not later."""
+    plain_file(Path(path))
     try:
         with Image.open(path) as image:
             image.load()
+            if not all(image.size):
+                raise ValueError(f"{image.width} x {image.height} px")
             return ImageOps.exif_transpose(image) if upright else image.copy()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the name and the folder") from None

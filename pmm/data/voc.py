@@ -1,5 +1,6 @@
 """Pascal VOC 2012, and any data set in its folder layout; and what the readers of labels share."""
 
+import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Collection
@@ -12,6 +13,7 @@ import numpy as np
 from pmm.data.cams import read_arrays
 from pmm.data.images import VOC_CLASSES, SegmentationData, index_images
 from pmm.errors import InputError
+from pmm.files import plain_file
 from pmm.method.cam import MAX_CLASS_ID
 
 _VOC_PLACES = ("", "VOC2012", "VOCdevkit/VOC2012", "*/VOCdevkit/VOC2012", "..")
@@ -52,7 +54,7 @@ class VOCData(SegmentationData):
             found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
             hint = f"; download SBD's list as {SBD_LIST} and its masks into {SBD_MASKS}/" if split == _SBD else ""
             raise InputError(f"{path}: no split {split!r}; splits that exist: {found}{hint}")
-        ids = [_first_stem(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        ids = [_first_stem(line) for line in _read_lines(path, "image id")]
         check_ids(ids, self._images, split, path)
         return ids
 
@@ -112,7 +114,7 @@ def _find_root(root: Path) -> Path:
                 return folder.resolve() if place == ".." else folder
     found = "no such folder" if not root.is_dir() else "no JPEGImages in it, in VOC2012/ or in VOCdevkit/VOC2012/"
     wanted = "the folder that holds JPEGImages, Annotations, ImageSets/Segmentation and SegmentationClass"
-    near = (*root.resolve().parents, *(path.parent for path in sorted(root.glob("*/*/JPEGImages"))))
+    near = (*Path(os.path.realpath(root)).parents, *(path.parent for path in sorted(root.glob("*/*/JPEGImages"))))
     right = next((str(folder) for folder in near if (folder / "JPEGImages").is_dir()), "")
     raise InputError(f"{root}: {found}; name {right and f'{right}, '}{wanted}")
 
@@ -125,6 +127,7 @@ def _first_stem(line: str) -> str:
 
 def _parse_xml(path: Path) -> ElementTree.Element:
     """Parse an annotation; a DOCTYPE is refused, since its entities can grow without bound."""
+    plain_file(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
         if "\0" in text:  # expat would take it for UTF-16 and find a DOCTYPE that the check below cannot see
@@ -161,7 +164,9 @@ def read_label_vectors(
     vectors = {key: np.asarray(value) for key, value in content.items()} if isinstance(content, dict) else {}
     lengths = {value.shape for value in vectors.values()}
     if len(lengths) != 1 or len(length := lengths.pop()) != 1:
-        raise InputError(f"{path}: a vector of labels an image expected, all of one length, as IRN's cls_labels.npy")
+        raise InputError(
+            f"{path}: a vector of labels an image expected, all of one length; write it as IRN's cls_labels.npy"
+        )
     if wrong := [key for key, value in vectors.items() if not np.isin(value, (0, 1)).all()]:
         raise InputError(f"{path}: the labels of image {wrong[0]} are other numbers than 0 and 1; write 1 for present")
     if names is None:
@@ -183,15 +188,22 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
     InputError where the file is no text, has no class, a class twice, or more than 254.
     """
+    return with_background(_read_lines(path, "class name"), path)
+
+
+def _read_lines(path: Path, what: str) -> list[str]:
+    """Read the lines that hold something; InputError where the file is no text."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = plain_file(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); write one class name a line, UTF-8") from None
-    return with_background([line.strip() for line in lines if line.strip()], path)
+        raise InputError(f"{path}: cannot be read ({error}); write one {what} a line, UTF-8") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def with_background(names: list[str], path: Path) -> tuple[str, ...]:
     """Put "background" first unless it stands there, and check the names, which come from the file `path`."""
+    if wrong := [name for name in names if not isinstance(name, str) or not name.strip() or not name.isprintable()]:
+        raise InputError(f"{path}: found {str(wrong[0])[:40]!r} for a class name; write names in plain text")
     names = names[1:] if names[:1] == ["background"] else names
     twice = sorted({name for name in names if names.count(name) > 1 or name == "background"})
     if twice:

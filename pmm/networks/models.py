@@ -62,11 +62,13 @@ def create_backbone(name: str, output_stride: int) -> nn.Module:
     """
     import timm
 
+    if not timm.is_model(name):  # nor a hub's, which would be asked for
+        raise InputError(f"backbone = {name}: unknown to timm; {EMBEDDED_BACKBONE} is embedded")
     try:
         model = timm.create_model(name, pretrained=False, output_stride=output_stride, num_classes=0, global_pool="")
     except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
-        reason = "unknown to timm" if not timm.is_model(name) else f"no output stride {output_stride}: {error}"
-        raise InputError(f"backbone = {name}: {reason}; {EMBEDDED_BACKBONE} is embedded") from None
+        reason = f"no output stride {output_stride}: {error}; {EMBEDDED_BACKBONE} is embedded"
+        raise InputError(f"backbone = {name}: {reason}") from None
     return speed_up_dilated_depthwise(model)
 
 
@@ -162,7 +164,9 @@ def load_imagenet(model: nn.Module, backbone: str, weights: str = "") -> nn.Modu
     misfit = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
     if missing or misfit:
         counts = f"{len(missing)} tensors missing, {len(misfit)} of another shape, first {(missing + misfit)[0]}"
-        raise InputError(f"weights = {weights or backbone}: do not fit {backbone} ({counts})")
+        raise InputError(f"weights = {weights or backbone}: do not fit {backbone} ({counts}); take a file of it")
+    if wrong := [k for k in wanted if k in state and not torch.isfinite(state[k]).all()]:
+        raise InputError(f"weights = {weights or backbone}: NaN or infinity in {wrong[0]}; take another file")
     model.load_state_dict({k: state[k] for k in wanted if k in state}, strict=False)
     return model
 
@@ -170,16 +174,18 @@ def load_imagenet(model: nn.Module, backbone: str, weights: str = "") -> nn.Modu
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a file of tensors without unpickling code; InputError where it is no mapping of names to tensors."""
     if not path.is_file():
-        raise InputError(f"{path}: no such weights file")
+        raise InputError(f"{path}: no such weights file; check the name")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         line = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: no readable file of tensors ({line})") from None
+        raise InputError(f"{path}: no readable file of tensors ({line}); save a model's state_dict()") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: found no mapping of names to tensors; save a model's state_dict()")
     return state

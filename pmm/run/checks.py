@@ -6,15 +6,18 @@ Each check returns a sentence, or raises InputError with the reason; `pmm check`
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import numpy as np
@@ -24,10 +27,9 @@ from tqdm import tqdm
 
 from pmm.data import ChosenClasses, SegmentationData, choose_classes, open_dataset
 from pmm.errors import InputError, MissingDependency
-from pmm.files import whole_file
 from pmm.method import IGNORE_INDEX
 from pmm.run.folder import located, project_root
-from pmm.run.params import Params
+from pmm.run.params import Params, run_path
 from pmm.threads import available_threads, map_images
 
 Check = Callable[[], str]
@@ -39,6 +41,7 @@ def all_checks(params: Params) -> Iterator[tuple[str, Check]]:
 
     Those of the splits need the data set; the caller runs each check before it asks for the next.
     """
+    yield "run folder", lambda: check_folder(run_path(params))
     yield "device", partial(check_device, params)
     yield "dense CRF", check_crf
     if params.dataset == "scenes":
@@ -107,13 +110,26 @@ def _check_kernel() -> str:
 def _check_runs() -> str:
     folder = project_root() / Params().runs_dir
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / ".doctor") as file:
-        file.write(b"")
-    (folder / ".doctor").unlink()
+    check_folder(folder)
     free = shutil.disk_usage(folder).free
     if free < 1 << 30:
         raise InputError(f"{folder}: {free >> 20} MiB are free; the demo wants 1 GiB, delete runs/*/replaced")
     return f"{folder}, {free / 2**30:.0f} GiB free"
+
+
+def check_folder(path: Path) -> str:
+    """Check that a folder can be written to; one that was not there is not there afterwards."""
+    missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            return str(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written to ({error.strerror}); change runs_dir or run_name") from None
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def check_device(params: Params) -> str:
@@ -141,7 +157,8 @@ def check_cams(params: Params, data: SegmentationData) -> str:
     ids = [i for i in data.ids(params.train_split) if data.labels(i)]
     files = dict(zip(ids, find_cam_files(Path(located(params.cam_dir)), ids), strict=True))
     read = map_images(lambda i: read_cams_of(data, i, files[i]), ids)
-    return f"{sum(1 for _ in tqdm(read, total=len(ids), desc='CAMs', unit='image'))} files in {params.cam_dir}"
+    bar = tqdm(read, total=len(ids), desc="CAMs", leave=False, disable=None, unit="image")
+    return f"{sum(1 for _ in bar)} files in {params.cam_dir}"
 
 
 def check_backbone(params: Params) -> str:

@@ -51,7 +51,10 @@ def project_root() -> Path:
 
 def located(path: str) -> str:
     """Return a path that counts from the project's root, as all paths of a run do; nothing stays nothing."""
-    return str(project_root() / Path(path).expanduser()) if path else ""
+    try:
+        return str(project_root() / Path(path).expanduser()) if path else ""
+    except RuntimeError:
+        raise InputError(f"{path}: the home of no user that is known; write the whole path") from None
 
 
 def fingerprint(content: Mapping[str, Any]) -> str:
@@ -351,6 +354,8 @@ class RunFolder:
         record = read_json(folder / STAGE_FILE)
         if not record.get("finished"):
             return None
+        if not {"fingerprint", "settings", "facts"} <= record.keys():
+            raise InputError(f"{folder / STAGE_FILE}: damaged; delete this folder, the run makes its stage again")
         return Stage(name, folder, record["fingerprint"], record["settings"], True, record["facts"])
 
     def manifest(self) -> dict[str, Any]:

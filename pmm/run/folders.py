@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from pmm.data.cams import CAM_SUFFIXES, load_cams, read_foreign_cams, write_foreign_cams
+from pmm.data.cams import CAM_SUFFIXES, files_by_stem, load_cams, read_foreign_cams, write_foreign_cams
 from pmm.data.folder import read_table
 from pmm.data.images import (
     IMAGE_SUFFIXES,
@@ -202,7 +202,8 @@ def score_masks(
     own, exact = _files(masks, (".png",), "mask"), _files(truth, (".png",), "mask")
     both = [i for i in own if i in exact]
     if not both:
-        raise InputError(f"{truth}: none of its {len(exact)} files has the name of one of the {len(own)} in {masks}")
+        names = f"none of its {len(exact)} files has the name of one of the {len(own)} in {masks}"
+        raise InputError(f"{truth}: {names}; name a mask as its image")
     names = read_classes(classes) or tuple(class_names)
     n_classes = len(names) or 1 + max(_largest(files[i]) for files in (own, exact) for i in both)
     score = SegmentationScore(names or tuple(map(str, range(n_classes))))
@@ -213,7 +214,7 @@ def score_masks(
             raise InputError(f"{own[image_id]}: mask and ground truth have {sizes}; give them one size")
         score.update(target, mask)
     if not score.confusion.any():
-        raise InputError(f"{truth}: every pixel is unknown (255), so nothing can be scored")
+        raise InputError(f"{truth}: every pixel is unknown (255), so nothing can be scored; give another truth")
     found = {**score.result(), "images": len(both)}
     return found, [i for i in own if i not in exact], [i for i in exact if i not in own]
 
@@ -231,7 +232,7 @@ def _folder(path: Path) -> Path:
 
 def _files(folder: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
     """Id -> file of those with one of the suffixes, sorted; InputError where there is none."""
-    found = {path.stem: path for path in sorted(_folder(folder).iterdir()) if path.suffix in suffixes}
+    found = files_by_stem(_folder(folder), suffixes)
     if not found:
         raise InputError(f"{folder}: no {what} in it; a {what} is a file {', '.join(f'*{s}' for s in suffixes)}")
     return found

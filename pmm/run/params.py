@@ -213,7 +213,7 @@ class Params(BaseModel):
 
 def run_path(params: Params) -> Path:
     """Return the folder of a run: below the project's root unless `runs_dir` is absolute."""
-    return project_root() / Path(params.runs_dir).expanduser() / params.run_name
+    return Path(located(params.runs_dir) or project_root()) / params.run_name
 
 
 def open_run(params: Params) -> RunFolder:
@@ -298,8 +298,8 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a name that stands twice."""
-        seen: set[str] = set()
+        """Refuse a name that stands twice, or for other names."""
+        seen = {"<<"}  # which takes in the names of another mapping
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.value in seen:
                 problem = f"{key.value} stands twice" if isinstance(key, yaml.ScalarNode) else "a name that is no text"
@@ -335,17 +335,18 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def check_params(values: Mapping[Any, Any], source: str) -> Params:
     """Validate a flat mapping; every complaint is one line that begins with its source."""
+    for name in values:
+        if name not in Params.model_fields:
+            shown = name if isinstance(name, str) else _shown(name)
+            near = difflib.get_close_matches(shown, Params.model_fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "`pmm params` lists all names"
+            raise InputError(f"{source}: unknown parameter {shown}; {hint}")
     for name, value in values.items():
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, str) and not each.isprintable():
-                raise InputError(f"{source}: {name} = {each[:40]!r}: holds a character that cannot be printed")
+                raise InputError(f"{source}: {name} = {each[:40]!r}: holds what cannot be printed; remove it")
         if isinstance(value, list) and len(value) > MOST_VALUES:
             raise InputError(f"{source}: {name}: {len(value)} values; give at most {MOST_VALUES}")
-    for name in values:
-        if name not in Params.model_fields:
-            near = difflib.get_close_matches(str(name), Params.model_fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "`pmm params` lists all names"
-            raise InputError(f"{source}: unknown parameter {name}; {hint}")
     try:
         return Params(**values)
     except ValidationError as error:
@@ -355,12 +356,19 @@ def check_params(values: Mapping[Any, Any], source: str) -> Params:
 def _complaint(problem: Mapping[str, Any]) -> str:
     if not problem["loc"]:
         return str(problem["ctx"]["error"])
-    name, value = problem["loc"][0], problem["input"]
+    name, value, reason = problem["loc"][0], problem["input"], problem["msg"]
     field = Params.model_fields[name]
-    message = f"{name} = {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}; {name} is {field.description}"
+    message = f"{name} = {_shown(value)}: {reason[0].lower()}{reason[1:]}; {name} is {field.description}"
     if isinstance(value, str) and "number" in problem["msg"] and _is_number(value):
         message += " (YAML reads 1e-4 as text: write 1.0e-4)"
     return message
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no number of 5,000 digits
+        return "a number of thousands of digits"
 
 
 def _is_number(text: str) -> bool:

@@ -130,7 +130,9 @@ def test_what_counts_the_first_class_is_told_by_labels_or_by_the_user_and_never_
             read_foreign_cams(path, SIZE, labels, first)
     with pytest.raises(InputError, match="a stack of 2 maps does not say of which classes"):
         read_foreign_cams(stack_of_labels(tmp_path / "b"), SIZE)
-    with pytest.raises(InputError, match=r"found 2 maps, which are neither of its 1 labels nor of all 20$"):
+    with pytest.raises(
+        InputError, match=r"found 2 maps, which are neither of its 1 labels nor of all 20; correct the labels$"
+    ):
         read_foreign_cams(stack_of_labels(tmp_path / "b"), SIZE, [3], n_classes=20)
 
 

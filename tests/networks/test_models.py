@@ -193,7 +193,7 @@ def test_a_file_that_would_run_code_does_not(tmp_path, kind):
 
 def test_missing_corrupt_and_strange_files_are_named(tmp_path):
     path = tmp_path / "weights.pt"
-    assert refusal(read_weights, path) == f"{path}: no such weights file"
+    assert refusal(read_weights, path) == f"{path}: no such weights file; check the name"
     assert "no such weights file" in refusal(read_weights, tmp_path)
     torch.save({"a": torch.ones(1000)}, path)
     whole = path.read_bytes()

@@ -359,7 +359,7 @@ def test_relative_paths_count_from_the_projects_root(tmp_path, monkeypatch):
     assert torch.equal(experiment.new_classifier(pretrained=True).backbone.conv_stem.weight, expected)
     assert torch.equal(experiment.new_segmenter(own, pretrained=True).encoder.model.conv_stem.weight, expected)
     missing = params("runs", dataset="folder", data_dir="own", val_split="", weights="none.pt")
-    with pytest.raises(InputError, match=r"none\.pt: no such weights file$"):
+    with pytest.raises(InputError, match=r"none\.pt: no such weights file; check the name$"):
         Experiment(missing).new_classifier(pretrained=True)
 
 

@@ -153,7 +153,10 @@ def test_images_without_a_cam_are_counted_and_the_exit_code_tells(folder):
 def test_a_mistake_is_one_line_and_what_is_written_stays(folder, tmp_path):
     assert "give --labels, too" in complaint(folder, "--classes", "voc", "--first-class", 0)
     blocked = call(folder, "--first-class", 0, "--out", folder / "labels.csv")
-    assert blocked.exit_code == 2 and blocked.stderr == f"pmm: {folder / 'labels.csv'}: File exists\n"
+    assert (
+        blocked.exit_code == 2
+        and blocked.stderr == f"pmm: {folder / 'labels.csv'}: File exists; check the name, the rights and the space\n"
+    )
     assert "method = mean: choose one of threshold, crf" in complaint(folder, "-p", "method=mean")
     unread = complaint(folder, "-p", "method=crf", "-p", "alpha=11")
     assert "-p alpha: method = crf does not read it, but alpha_crf and crf_*" in unread
