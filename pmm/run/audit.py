@@ -117,7 +117,10 @@ def differences(first: Path, second: Path) -> dict[str, list[str]]:
 def _params(path: Path) -> Params:
     if not (path / "params.yaml").is_file():
         raise InputError(f"{path}: no run, since it has no params.yaml; name a folder such as runs/demo")
-    return load_params(path / "params.yaml")
+    try:
+        return load_params(path / "params.yaml")
+    except InputError as error:
+        raise InputError(f"{error}; if the run is old or damaged, delete this file") from None
 
 
 def _lines(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
