@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -99,7 +100,7 @@ def _check_kernel() -> str:
     from jupyter_client.manager import start_new_kernel
 
     try:
-        manager, client = start_new_kernel(kernel_name="python3", startup_timeout=60)
+        manager, client = start_new_kernel(kernel_name="python3", startup_timeout=60, stderr=subprocess.DEVNULL)
     except Exception as error:  # a dozen types
         raise InputError(f"does not start ({error}); pip install --force-reinstall ipykernel") from None
     client.stop_channels()
