@@ -1,4 +1,4 @@
-"""The command line: `pmm run`, `check`, `report`, `params`, `data`; for other projects `pmm masks`, `cams`, `eval`.
+"""The command line: runs (`run`, `train`, `check`, `report`, `status`, `diff`), `data`, `params`, `doctor`, CAMs.
 
 Heavy imports wait until a command needs them. A user's mistake is one line on stderr and exit code 2,
 a failure inside a notebook is exit code 1, Ctrl-C is exit code 130.
@@ -46,8 +46,9 @@ class Commands(click.Group):
             ctx.exit(130)
 
 
-_folder = click.Path(path_type=Path)
-_parameter_file = click.argument("parameter_file", type=click.Path(path_type=Path), metavar="PARAMS.yaml")
+_path = click.Path(path_type=Path)
+_run_path = click.argument("run_path", type=_path, metavar="RUN")
+_parameter_file = click.argument("parameter_file", type=_path, metavar="PARAMS.yaml")
 _override = click.option(
     "-p", "overrides", multiple=True, metavar="NAME=VALUE", help="Replace one parameter; may be repeated."
 )
@@ -130,7 +131,7 @@ def data_check(parameter_file: Path, overrides: Sequence[str]) -> None:
 
 
 @data.command()
-@click.option("--root", required=True, type=_folder, metavar="DIR", help="Where VOCdevkit/ is, or goes.")
+@click.option("--root", required=True, type=_path, metavar="DIR", help="Where VOCdevkit/ is, or goes.")
 def voc2012(root: Path) -> None:
     """Download VOC 2012 and SBD, and make SBD's masks and list train_aug; goes on where it stopped."""
     from pmm.run.datasets import place_voc
@@ -139,9 +140,9 @@ def voc2012(root: Path) -> None:
 
 
 @data.command()
-@click.option("--root", required=True, type=_folder, metavar="DIR", help="COCO's folder, which holds annotations/.")
+@click.option("--root", required=True, type=_path, metavar="DIR", help="COCO's folder, which holds annotations/.")
 @click.option("--split", "splits", multiple=True, metavar="NAME", help="Only this, e.g. val2014; may be repeated.")
-@click.option("--out", required=True, type=_folder, metavar="DIR", help="Where the label maps go.")
+@click.option("--out", required=True, type=_path, metavar="DIR", help="Where the label maps go.")
 def coco2014(root: Path, splits: Sequence[str], out: Path) -> None:
     """Write COCO's objects as label maps (palette PNGs) with a table of labels; goes on where it stopped."""
     from pmm.run.datasets import convert_coco
@@ -164,7 +165,7 @@ def _tell(found: Iterable[tuple[str, list[str]]]) -> None:
 
 
 @main.command()
-@click.argument("run_path", type=click.Path(path_type=Path), metavar="RUN")
+@_run_path
 def report(run_path: Path) -> None:
     """Write the report of a run anew, e.g. of runs/demo."""
     from pmm.run.folder import RunFolder
@@ -174,7 +175,7 @@ def report(run_path: Path) -> None:
 
 
 @main.command()
-@click.argument("run_path", type=click.Path(path_type=Path), metavar="RUN")
+@_run_path
 def status(run_path: Path) -> None:
     """Say of each stage of a run whether it is done, stale and why, begun, damaged or missing."""
     from pmm.run import audit
@@ -189,8 +190,8 @@ def status(run_path: Path) -> None:
 
 
 @main.command()
-@click.argument("first", type=click.Path(path_type=Path), metavar="RUN")
-@click.argument("second", type=click.Path(path_type=Path), metavar="OTHER")
+@click.argument("first", type=_path, metavar="RUN")
+@click.argument("second", type=_path, metavar="OTHER")
 def diff(first: Path, second: Path) -> None:
     """Say why the results of two runs differ: parameters, code, machine, stages, numbers."""
     from pmm.run.audit import differences
@@ -230,11 +231,11 @@ def params() -> None:
 def _of_cams(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that name CAMs of another project."""
     for option in reversed((
-        click.option("--cams", required=True, type=_folder, metavar="DIR", help="CAM files, named as the images."),
-        click.option("--images", required=True, type=_folder, metavar="DIR", help="The images."),
-        click.option("--out", required=True, type=_folder, metavar="DIR", help="Where the masks go."),
-        click.option("--labels", "label_file", type=_folder, metavar="FILE", help="A table, or cls_labels.npy."),
-        click.option("--classes", type=_folder, metavar="FILE", help="Class names, one a line, or: voc."),
+        click.option("--cams", required=True, type=_path, metavar="DIR", help="CAM files, named as the images."),
+        click.option("--images", required=True, type=_path, metavar="DIR", help="The images."),
+        click.option("--out", required=True, type=_path, metavar="DIR", help="Where the masks go."),
+        click.option("--labels", "label_file", type=_path, metavar="FILE", help="A table, or cls_labels.npy."),
+        click.option("--classes", type=_path, metavar="FILE", help="Class names, one a line, or: voc."),
         click.option("--first-class", type=click.IntRange(0, 1), help="What counts the first class."),
     )):  # fmt: skip
         command = option(command)
@@ -282,7 +283,7 @@ def masks(
 
 @main.command()
 @_of_cams
-@click.option("--truth", type=_folder, metavar="DIR", help="Ground truth, index PNGs, to score all ways.")
+@click.option("--truth", type=_path, metavar="DIR", help="Ground truth, index PNGs, to score all ways.")
 @_override
 def compare(
     cams: Path, images: Path, out: Path, label_file: Path | None, classes: Path | None, first_class: int | None,
@@ -300,11 +301,11 @@ def compare(
 
 
 @main.command()
-@click.argument("run_path", type=_folder, metavar="RUN")
+@_run_path
 @click.option(
     "--export", "form", required=True, type=click.Choice(["irn", "pmm", "npz"]), help="How other projects write CAMs."
 )
-@click.option("--out", required=True, type=_folder, metavar="DIR", help="Where the files go.")
+@click.option("--out", required=True, type=_path, metavar="DIR", help="Where the files go.")
 def cams(run_path: Path, form: str, out: Path) -> None:
     """Write the CAMs of a run for other projects."""
     from pmm.run.folder import RunFolder
@@ -315,9 +316,9 @@ def cams(run_path: Path, form: str, out: Path) -> None:
 
 
 @main.command(name="eval")
-@click.option("--masks", "mask_folder", required=True, type=_folder, metavar="DIR", help="Index PNGs to score.")
-@click.option("--truth", required=True, type=_folder, metavar="DIR", help="Ground truth, index PNGs of the same names.")
-@click.option("--classes", type=_folder, metavar="FILE", help="Class names, one a line, or: voc.")
+@click.option("--masks", "mask_folder", required=True, type=_path, metavar="DIR", help="Index PNGs to score.")
+@click.option("--truth", required=True, type=_path, metavar="DIR", help="Ground truth, index PNGs of the same names.")
+@click.option("--classes", type=_path, metavar="FILE", help="Class names, one a line, or: voc.")
 def evaluate(mask_folder: Path, truth: Path, classes: Path | None) -> None:
     """Print the IoU of each class, and their mean, of a folder of masks."""
     from pmm.run.folders import score_masks

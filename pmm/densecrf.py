@@ -29,6 +29,7 @@ from pmm.method.lattice import (
     LONGEST,
     MOST_FEATURES,
     Kernel,
+    Lattice,
     MeanField,
     bilateral_features,
     build_lattice,
@@ -127,7 +128,7 @@ class DenseCRF:
         """Say that unary objects are not supported."""
         raise InputError("setUnary: unary objects are not supported; give their energies to setUnaryEnergy")
 
-    def _add(self, lattice: object, compat: ArrayLike) -> None:
+    def _add(self, lattice: Lattice, compat: ArrayLike) -> None:
         self._kernels.append(Kernel(lattice, _weight(compat, self._labels)))
 
     def _field(self) -> MeanField:

@@ -201,6 +201,7 @@ class MeanField:
         lanes = (0,) * rows.shape[2]
 
         def stripe(job: tuple[int, tuple[int, int]]) -> None:
+            """Go over the pixels of one stripe, which has splats of its own."""
             i, pixels = job
             kernels = tuple(
                 (own.vertices, own.slice_weights, own.splat_weights, blurred, splats[i], (0,) * own.vertices.shape[1])
@@ -219,6 +220,7 @@ class MeanField:
         """Sum up and blur the splats, and weight them."""
 
         def blur(job: tuple[int, int]) -> None:
+            """Sum up and blur one block of one kernel's splats."""
             k, block = job
             (lattice, weight), (blurred, splats) = self._kernels[k], tables[k]
             scale = np.float32(lattice.blur_scale * (weight if np.ndim(weight) == 0 else 1))
@@ -468,15 +470,18 @@ def _combine_lanes(_context, out, i, keep, weight, values, j, lanes):
     """Say `_combine` as LLVM's vectors, since numba does not vectorise so short a loop: 8 lanes take as long as one."""
 
     def generate(context, builder, signature, arguments):
+        """Write the instructions."""
         vector = ir.VectorType(ir.FloatType(), lanes.count)
 
         def row(array, index):
+            """Point to a row of an array as one vector; both are numbers of arguments."""
             data = context.make_array(signature.args[array])(context, builder, arguments[array]).data
             number = context.cast(builder, arguments[index], signature.args[index], types.intp)
             start = builder.mul(number, ir.Constant(number.type, lanes.count))
             return builder.bitcast(builder.gep(data, [start]), vector.as_pointer())
 
         def spread(scalar):
+            """Fill a vector with a number."""
             one, empty = ir.IntType(32), ir.Constant(vector, ir.Undefined)
             first = builder.insert_element(empty, scalar, ir.Constant(one, 0))
             return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(one, lanes.count), [0] * lanes.count))

@@ -8,11 +8,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import pmm
 from pmm.errors import InputError, some
 from pmm.files import read_json
 from pmm.run.experiment import Experiment, make_all
-from pmm.run.folder import STAGE_FILE, RunFolder, Stage, damaged_files, fingerprint
+from pmm.run.folder import STAGE_FILE, RunFolder, Stage, damaged_files, stage_mark
 from pmm.run.params import Params, load_params
 
 DONE, STALE, BEGUN, DAMAGED, MISSING = "done", "stale", "begun", "damaged", "missing"
@@ -30,8 +29,7 @@ class Probe(RunFolder):
     def stage(self, name: str, settings: Mapping[str, Any], inputs: Sequence[Stage | str] = ()) -> Iterator[Stage]:
         """Note the state of a stage."""
         marks = [i if isinstance(i, str) else i.fingerprint for i in inputs]
-        wanted = {"stage": name, "settings": dict(settings), "inputs": marks, "version": pmm.__version__}
-        mark, folder = fingerprint(wanted), self.path / name
+        mark, folder = stage_mark(name, dict(settings), marks), self.path / name
         record = read_json(folder / STAGE_FILE)
         self.found[name] = self._state(folder, record, mark, dict(settings), marks)
         self._wanted[mark] = name

@@ -46,7 +46,7 @@ from pmm.processes import is_first, join
 from pmm.run import compute
 from pmm.run.folder import RunFolder, Stage, alone_in, file_mark, fingerprint, located
 from pmm.run.params import Params, check_params, open_run, run_path
-from pmm.threads import available_threads, map_images
+from pmm.threads import available_threads
 
 PREDICTION = ("seg_scales", "seg_flip", "seg_window", "seg_crf")
 """How a trained segmentation model predicts; a change evaluates it anew and trains nothing."""
@@ -324,7 +324,7 @@ class Experiment:
 
     def _foreign_cams(self, name: str, ids: Sequence[str]) -> Stage:
         files = find_cam_files(Path(located(self.params.cam_dir)), ids)
-        marks = [fingerprint({"ids": ids, "files": dict(zip(ids, map_images(file_mark, files), strict=True))})]
+        marks = [fingerprint({"ids": ids, "files": dict(zip(ids, self.run.marks.of(files), strict=True))})]
         with self.run.stage(name, self.params.pick("cam_dir"), [self.dataset_stage, self._splits, *marks]) as stage:
             if not stage.reused:
                 stage.facts |= {"images": len(ids), "empty": compute.take_cams(files, self.data, ids, stage.folder)}

@@ -62,6 +62,11 @@ def fingerprint(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def stage_mark(name: str, settings: Mapping[str, Any], inputs: Sequence[str]) -> str:
+    """Return the fingerprint of a stage: what it is, what it was told, what it reads, and the package's version."""
+    return fingerprint({"stage": name, "settings": settings, "inputs": inputs, "version": pmm.__version__})
+
+
 def file_mark(path: Path) -> str:
     """Return 16 hexadecimal digits that stand for a file's content; none for a missing one, whose use complains."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
@@ -267,7 +272,7 @@ class RunFolder:
             from_first(None)  # none reads the stage before it is closed
 
     def _open(self, name: str, settings: dict[str, Any], inputs: list[str]) -> Stage:
-        mark = fingerprint({"stage": name, "settings": settings, "inputs": inputs, "version": pmm.__version__})
+        mark = stage_mark(name, settings, inputs)
         folder = self.path / name
         record = self._record(folder)
         if record.get("fingerprint") != mark:
