@@ -175,6 +175,31 @@ def report(run_path: Path) -> None:
 
 
 @main.command()
+@click.argument("source", type=_path, metavar="RUN|PAGE.html")
+@click.option("--out", type=_path, metavar="FILE", help="The page to write; explorer.html in the run's folder unless told.")
+@click.option("--scene", "scenes", multiple=True, metavar="ID", help="A training image to show; may be repeated.")
+def explorer(source: Path, out: Path | None, scenes: Sequence[str]) -> None:
+    """Write all sliders as one HTML file that needs no Python; of a page written before: with its data."""
+    from pmm.run.pages import explorer_data, page_data, write_explorer
+
+    if source.is_dir():
+        from pmm.explore.page import make_page
+        from pmm.run.experiment import Experiment
+        from pmm.run.folder import RunFolder
+
+        run = RunFolder(source)
+        make_page(Experiment(_load(source / "params.yaml", ()), run=run), scenes)
+        data = explorer_data(run)
+    elif scenes:
+        raise InputError(f"--scene {scenes[0]}: a page keeps its scenes; name a run's folder instead of {source}")
+    else:
+        data = page_data(source)
+    path = out or (source / "explorer.html" if source.is_dir() else source)
+    write_explorer(data, path, report=path.parent == source)
+    click.echo(f"page: {path}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+@main.command()
 @_run_path
 def status(run_path: Path) -> None:
     """Say of each stage of a run whether it is done, stale and why, begun, damaged or missing."""
