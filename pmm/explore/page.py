@@ -38,7 +38,7 @@ SCENES = 4  # scenes of a run's page, unless told
 LONGEST_SIDE = 320  # pixels; larger photographs are made smaller, so that the page stays small
 STRENGTHS = tuple(round(0.05 * k, 2) for k in range(13))
 ALPHAS = (0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0, 24.0)
-QUALITY = 90  # of a JPEG that has to be written anew
+QUALITY, STILL_QUALITY = 90, 75  # of a JPEG that has to be written anew, and of a view that stands still
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,22 +123,16 @@ def page_scene(experiment: Experiment, image_id: str) -> PageScene:
 
 def _jpeg(experiment: Experiment, image_id: str, image: np.ndarray, size: tuple[int, int]) -> tuple[bytes, np.ndarray]:
     """Return a JPEG of the image at the size and its pixels: the file itself where it is one of that size."""
-    if image.shape[:2] == size and hasattr(experiment.data, "image_path"):
-        path = experiment.data.image_path(image_id)
+    path = experiment.data.image_path(image_id)
+    if image.shape[:2] == size and path.suffix.lower() in IMAGE_SUFFIXES[:2]:
         content = path.read_bytes()
-        if path.suffix.lower() in IMAGE_SUFFIXES[:2] and _is_plain(content, image):
+        if np.array_equal(np.asarray(Image.open(io.BytesIO(content))), image):  # grey or turned pictures are not
             return content, image
-    picture, buffer = Image.fromarray(image), io.BytesIO()
+    picture = Image.fromarray(image)
     if image.shape[:2] != size:
         picture = picture.resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
-    picture.save(buffer, "JPEG", quality=QUALITY)
-    return buffer.getvalue(), np.asarray(Image.open(io.BytesIO(buffer.getvalue())))
-
-
-def _is_plain(content: bytes, image: np.ndarray) -> bool:
-    """Whether a file's pixels are the image without more ado, such as a turn."""
-    pixels = np.asarray(Image.open(io.BytesIO(content)))
-    return pixels.shape == image.shape and np.array_equal(pixels, image)
+    content = _encoded(picture, QUALITY)
+    return content, np.asarray(Image.open(io.BytesIO(content)))
 
 
 def _labels(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -217,7 +211,7 @@ def _packed_scene(page: PageScene) -> dict[str, Any]:
         "note": scene.note,
         "height": scene.image.shape[0],
         "width": scene.image.shape[1],
-        "image": "data:image/jpeg;base64," + base64.b64encode(page.jpeg).decode("ascii"),
+        "image": _source(page.jpeg),
         "classes": list(scene.class_ids),
         "cam": pack_maps(scene.cam),
         "foreground": pack_masks(page.foreground),
@@ -285,10 +279,14 @@ def _stills(page: PageScene, p: Any) -> dict[str, dict[str, str]]:
     if page.loss and page.learned is not None:
         output = ModelOutput(page.learned, page.loss["late"])
         views["underfitting"] = underfitting_view(scene, output, PusState(kappa=p.kappa, beta=p.beta))
-    return {
-        name: {
-            "src": "data:image/jpeg;base64," + base64.b64encode(drawing.encoded(v.picture, "JPEG")).decode("ascii"),
-            "alt": v.alt,
-        }
-        for name, v in views.items()
-    }
+    return {name: {"src": _source(_encoded(v.picture, STILL_QUALITY)), "alt": v.alt} for name, v in views.items()}
+
+
+def _encoded(image: np.ndarray | Image.Image, quality: int) -> bytes:
+    picture, buffer = image if isinstance(image, Image.Image) else Image.fromarray(image), io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _source(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"

@@ -717,7 +717,7 @@ class Explorer {
     const tools = element("div", { class: "tools" }, this.predictButton,
       button("Lesson", "A few moves; you say what each will do", () => this.startLesson()), this.pinButton,
       button("Reset", "All sliders to the values of the run", () => this.reset()),
-      this.wholePage ? button("Copy link", "A link to this very setting", (event) => this.copyLink(event.target)) : null);
+      this.wholePage ? button("Link", "Copy a link to this very setting", (event) => this.copyLink(event.target)) : null);
     this.thumbs = element("div", { class: "thumbs", role: "group", "aria-label": "Scene" }, this.data.scenes.map((scene, k) => {
       const names = scene.classes.map((id) => this.data.classes[id].name).join(", ");
       return element("button", { type: "button", title: `scene ${k + 1}: ${names}`, onclick: () => this.show({ place: k }) },
@@ -908,8 +908,8 @@ class Explorer {
     const address = location.href.replace(/#.*/, "") + this.link();
     history.replaceState(null, "", this.link());
     try { await navigator.clipboard.writeText(address); button.textContent = "Copied"; }
-    catch { button.textContent = "See the address bar"; }
-    setTimeout(() => { button.textContent = "Copy link"; }, 2000);
+    catch { button.textContent = "See the address"; }
+    setTimeout(() => { button.textContent = "Link"; }, 2000);
   }
 
   // predicting
