@@ -2,6 +2,8 @@
 
 import base64
 import io
+import json
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,17 +20,25 @@ from pmm.method.smoothing import coefficient_of_variation, raise_cam, smoothing_
 class Scene:
     """One scene of a page, unpacked."""
 
-    def __init__(self, data, place):
-        packed = data["scenes"][place]
+    def __init__(self, grid, packed):
         self.size, self.ids = (packed["height"], packed["width"]), packed["classes"]
         self.image = np.asarray(Image.open(io.BytesIO(base64.b64decode(packed["image"].partition(",")[2]))))
-        grid = [len(data["grid"][name]) for name in ("s", "alpha")]
         shape = (len(self.ids), *self.size)
-        self.cam = unpack_maps(packed["cam"], shape) if "cam" in packed else None
-        self.foreground = unpack_masks(packed["foreground"], (*grid, *shape)) if "foreground" in packed else None
+        self.cam = unpack_maps(packed["cam"], shape)
+        self.foreground = unpack_masks(packed["foreground"], (len(grid["s"]), len(grid["alpha"]), *shape))
         labels = {name: packed.get(name) for name in ("truth", "learned")}
         self.truth, self.learned = (text and unpack_bytes(text).reshape(self.size) for text in labels.values())
         self.loss = {name: unpack_maps(text, (1, *self.size))[0] for name, text in packed.get("loss", {}).items()}
+
+
+@lru_cache(maxsize=8)
+def _unpacked(text):
+    return Scene(*json.loads(text))
+
+
+def scene_of(data, place):
+    """One scene of a page; the last few stay unpacked."""
+    return _unpacked(json.dumps([data["grid"], data["scenes"][place]]))
 
 
 def percent(value):
@@ -37,7 +47,7 @@ def percent(value):
 
 def numbers_and_maps(data, view, place, setting):
     """What the page shows for a setting: texts by name, and arrays by name."""
-    scene = Scene(data, place)
+    scene = scene_of(data, place)
     return {"smoothing": _smoothing, "masks": _masks, "underfitting": _underfitting}[view](data, scene, setting)
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from explorer_run import TinyRun
-from live_numbers import Scene
+from live_numbers import scene_of
 
 from pmm.cli import main
 from pmm.errors import InputError
@@ -123,7 +123,7 @@ def test_masks_of_docs_explorer_are_those_of_the_method():
     strengths, alphas = data["grid"]["s"], data["grid"]["alpha"]
     assert len(strengths) >= 13 and len(alphas) >= 13
     for k in range(10):
-        scene, i, j = Scene(data, k % len(data["scenes"])), (5 * k) % len(strengths), (7 * k + 2) % len(alphas)
+        scene, i, j = scene_of(data, k % len(data["scenes"])), (5 * k) % len(strengths), (7 * k + 2) % len(alphas)
         mask = ppmg(scene.image, scene.cam, scene.ids, s=strengths[i], alpha=alphas[j], crf=crf, **own)
         covered = scene.foreground[i, j].any(axis=0)
         assert np.mean((mask > 0) != covered) < 0.001  # another JPEG decoder may move a pixel or two

@@ -49,10 +49,12 @@ async function unpackMasks(text, nStrengths, nAlphas) {
   return points;
 }
 
+const READ = { willReadFrequently: true }; // pixels are put there one by one, so they stay in the processor's memory
+
 /* A scene, ready for every view. */
 async function unpackScene(packed, data) {
   const pixels = packed.width * packed.height, { s, alpha } = data.grid;
-  const scene = { ...packed, pixels, loss: {}, names: packed.classes.map((id) => data.classes[id].name) };
+  const scene = { ...packed, pixels, tables: data.tables, loss: {}, names: packed.classes.map((id) => data.classes[id].name) };
   scene.cam = packed.cam ? await unpackMaps(packed.cam, pixels) : [];
   scene.foreground = packed.foreground ? await unpackMasks(packed.foreground, s.length, alpha.length) : [];
   for (const name of ["truth", "learned"]) scene[name] = packed[name] ? await unpackBytes(packed[name]) : null;
@@ -61,14 +63,13 @@ async function unpackScene(packed, data) {
   image.src = packed.image;
   await image.decode();
   const canvas = Object.assign(document.createElement("canvas"), { width: packed.width, height: packed.height });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const context = canvas.getContext("2d", READ);
   context.drawImage(image, 0, 0);
-  scene.rgba = context.getImageData(0, 0, packed.width, packed.height).data;
+  const rgba = context.getImageData(0, 0, packed.width, packed.height).data;
+  scene.photo = new Uint32Array(rgba.buffer);
   scene.grey = new Uint8Array(pixels);
-  for (let i = 0; i < pixels; i++) {
-    const [r, g, b] = scene.rgba.subarray(4 * i, 4 * i + 3);
-    scene.grey[i] = (19595 * r + 38470 * g + 7471 * b + 32768) >> 16;
-  }
+  for (let i = 0, k = 0; i < pixels; i++, k += 4)
+    scene.grey[i] = (19595 * rgba[k] + 38470 * rgba[k + 1] + 7471 * rgba[k + 2] + 32768) >> 16;
   return scene;
 }
 
@@ -79,10 +80,11 @@ const f32 = Math.fround, IGNORE_INDEX = 255, MIN_EXPONENT = 0.01, SMALLEST_LOSS 
 /* Eq. 5: mean, deviation and c_v of the pixels above t. */
 function coefficientOfVariation(cam, t) {
   let n = 0, sum = 0, squares = 0;
-  for (const x of cam) if (x > f32(t)) { n++; sum += x; }
+  const floor = f32(t);
+  for (let i = 0; i < cam.length; i++) if (cam[i] > floor) { n++; sum += cam[i]; }
   if (!n) return { mean: 0, deviation: 0, cV: 0 };
   const mean = sum / n;
-  for (const x of cam) if (x > f32(t)) squares += (x - mean) ** 2;
+  for (let i = 0; i < cam.length; i++) if (cam[i] > floor) squares += (cam[i] - mean) * (cam[i] - mean);
   const deviation = Math.sqrt(squares / n);
   return { mean, deviation, cV: f32(deviation / mean) };
 }
@@ -95,20 +97,32 @@ function smoothingExponent(cV, s) {
 
 function raiseCam(cam, exponent, t, variant) {
   const floor = variant === "official" ? f32(t) : 0;
-  return cam.map((x) => (x < floor ? 0 : Math.pow(x, exponent)));
+  const raised = new Float32Array(cam.length);
+  for (let i = 0; i < cam.length; i++) raised[i] = cam[i] < floor ? 0 : Math.pow(cam[i], exponent);
+  return raised;
 }
 
 /* Eq. 2 for one class alone. */
 function backgroundScore(cam, alpha) {
-  const power = f32(alpha);
-  return cam.map((x) => Math.pow(f32(1 - x), power));
+  const power = f32(alpha), score = new Float32Array(cam.length);
+  for (let i = 0; i < cam.length; i++) score[i] = Math.pow(f32(1 - cam[i]), power);
+  return score;
 }
 
-/* Eq. 8: a CAM over its total inside the class's mask. */
+/* The binary mask of a class from its bits, 8 pixels a byte. */
+function unpackBits(bytes, pixels) {
+  const mask = new Uint8Array(pixels);
+  for (let i = 0; i < pixels; i++) mask[i] = (bytes[i >> 3] >> (i & 7)) & 1;
+  return mask;
+}
+
+/* Eq. 8: a CAM over its total inside the class's mask; 0 outside of it. */
 function proportion(cam, inside, variant) {
   let total = variant === "official" ? 1 : 0;
   for (let i = 0; i < cam.length; i++) if (inside[i]) total += cam[i];
-  return cam.map((x) => (total > 0 ? x / total : 0));
+  const part = new Float32Array(cam.length);
+  if (total > 0) for (let i = 0; i < cam.length; i++) if (inside[i]) part[i] = cam[i] / total;
+  return part;
 }
 
 /* The class of the largest score at each pixel; the background, and then the first class, wins ties. */
@@ -123,18 +137,21 @@ function strongest(background, scores, ids) {
 
 /* IoU of each class that occurs, and their mean; a predicted 255 is a miss. */
 function intersectionOverUnion(truth, mask) {
-  const hits = {}, union = {};
+  const hits = new Uint32Array(256), union = new Uint32Array(256), iou = {};
   for (let i = 0; i < truth.length; i++) {
     const a = truth[i], b = mask[i];
     if (a === IGNORE_INDEX) continue;
-    union[a] = (union[a] ?? 0) + 1;
-    if (a === b) hits[a] = (hits[a] ?? 0) + 1;
-    else if (b !== IGNORE_INDEX) union[b] = (union[b] ?? 0) + 1;
+    union[a]++;
+    if (a === b) hits[a]++;
+    else if (b !== IGNORE_INDEX) union[b]++;
   }
-  const iou = {};
-  for (const id of Object.keys(union)) iou[id] = (hits[id] ?? 0) / union[id];
-  const values = Object.values(iou);
-  return { iou, mean: values.length ? values.reduce((a, b) => a + b) / values.length : NaN };
+  let sum = 0, n = 0;
+  for (let id = 0; id < 256; id++) if (union[id]) {
+    iou[id] = hits[id] / union[id];
+    sum += iou[id];
+    n++;
+  }
+  return { iou, mean: sum / n };
 }
 
 const STRATEGIES = {
@@ -144,14 +161,16 @@ const STRATEGIES = {
   ignore: "ignore",
 };
 
-/* Eq. 11-13: the loss that PUS makes of a pixel's loss, and how much that pixel then teaches (1: as without PUS). */
+/* Eq. 11-13: the loss that PUS makes of a pixel's loss. */
 function reshape(loss, kind, kappa) {
-  if (kind === "pow") {
-    const l = Math.max(loss, SMALLEST_LOSS);
-    return loss > 0 ? [Math.pow(loss, kappa), kappa * Math.pow(l, kappa - 1)] : [0, 0];
-  }
-  if (loss < f32(kappa)) return [loss, 1];
-  return kind === "ignore" ? [0, 0] : [kappa, kind === "clamp-paper" ? kappa / loss : 0];
+  if (kind === "pow") return Math.pow(loss, kappa);
+  return loss < kappa ? loss : kind === "ignore" ? 0 : kappa;
+}
+
+/* Its slope: how much such a pixel teaches, compared with the plain loss. */
+function slope(loss, kind, kappa) {
+  if (kind === "pow") return loss > 0 ? kappa * Math.pow(Math.max(loss, SMALLEST_LOSS), kappa - 1) : 0;
+  return loss < kappa ? 1 : kind === "clamp-paper" ? kappa / loss : 0;
 }
 
 /* Eq. 10 for one image: the gate, and the loss and the gradient weight of each pixel behind it. */
@@ -159,79 +178,94 @@ function pretendedUnderfitting(loss, learned, { kind, kappa, beta }) {
   let valid = 0, sum = 0;
   for (let i = 0; i < loss.length; i++) if (learned[i] !== IGNORE_INDEX) { valid++; sum += loss[i]; }
   const mean = f32(sum / Math.max(1, kind === "clamp-official" ? loss.length : valid)), open = mean < f32(beta);
-  const strength = kind === "pow" ? Math.min(kappa, 1) : kappa;
+  const strength = f32(kind === "pow" ? Math.min(kappa, 1) : kappa);
   const reshaped = new Float32Array(loss.length), weight = new Float32Array(loss.length);
   for (let i = 0; i < loss.length; i++) {
     if (learned[i] === IGNORE_INDEX) continue;
-    [reshaped[i], weight[i]] = open ? reshape(loss[i], kind, strength) : [loss[i], 1];
+    reshaped[i] = open ? reshape(loss[i], kind, strength) : loss[i];
+    weight[i] = open ? slope(loss[i], kind, strength) : 1;
   }
   return { mean, open, valid, strength, reshaped, weight };
 }
 
-/* The share of pixels that pass a test. */
-function share(values, test) {
+/* The share of pixels above a value. */
+function share(values, above = 0) {
   let n = 0;
-  for (let i = 0; i < values.length; i++) if (test(values[i], i)) n++;
+  for (let i = 0; i < values.length; i++) if (values[i] > above) n++;
   return n / values.length;
 }
 
-const average = (values) => values.reduce((a, b) => a + b, 0) / values.length;
+function average(values) {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i];
+  return sum / values.length;
+}
 
-// --- pictures: arrays of RGBA, coloured as pmm.explore.drawing and the figures do
+// --- pictures: one 32-bit colour a pixel, looked up as pmm.explore.drawing and the figures mix them
 
 const HARD = [0, 114, 178], WRONG = [213, 94, 0], OUTLINE = [86, 180, 233];
 const BLUE = "#0072B2", VERMILION = "#D55E00", GREEN = "#009E73", GREY = "#555555";
-let HEAT = null; // (256, 3) bytes: dark is 0, bright is 1
+const PALE = Array.from({ length: 256 }, (_, grey) => 110 + (grey >> 1));
 
-function blank(scene) {
-  const rgba = new Uint8ClampedArray(4 * scene.pixels);
-  for (let i = 3; i < rgba.length; i += 4) rgba[i] = 255;
-  return rgba;
+/* A colour as putImageData wants it: red in the lowest byte. */
+const packed = (r, g, b) => ((255 << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r)) >>> 0;
+
+/* Colours of all mixes of 256 colours with 256 greys: `part` of the colour, the rest of the grey. */
+function mixes(colours, parts, greys) {
+  const table = new Uint32Array(65536);
+  for (let k = 0; k < 65536; k++) {
+    const [r, g, b] = colours[k >> 8], part = parts[k >> 8], rest = (1 - part) * greys[k & 255];
+    table[k] = packed(part * r + rest, part * g + rest, part * b + rest);
+  }
+  return table;
 }
 
-/* A map over the grey photograph; bright is `top`. `plain` leaves the photograph out. */
-function heat(scene, values, top = 1, plain = false) {
-  const rgba = blank(scene), scale = 255 / top, part = plain ? 1 : 0.7;
-  for (let i = 0, k = 0; i < values.length; i++, k += 4) {
-    const step = 3 * Math.floor(Math.min(Math.max(values[i] * scale + 0.5, 0), 255)), rest = (1 - part) * scene.grey[i];
-    rgba[k] = part * HEAT[step] + rest;
-    rgba[k + 1] = part * HEAT[step + 1] + rest;
-    rgba[k + 2] = part * HEAT[step + 2] + rest;
+/* The tables of a page: activations over the photograph and alone, and its classes. */
+function colourTables(data) {
+  const bytes = fromBase64(data.heat), greys = Array.from({ length: 256 }, (_, grey) => grey);
+  const heat = greys.map((k) => bytes.subarray(3 * k, 3 * k + 3)), all = (value) => Array(256).fill(value);
+  const classes = greys.map((id) => data.classes[id]?.colour ?? [0, 0, 0]);
+  const parts = greys.map((id) => (id === 0 ? 0 : id === IGNORE_INDEX ? 1 : 0.75));
+  return { over: mixes(heat, all(0.7), greys), alone: mixes(heat, all(1), greys), classes: mixes(classes, parts, PALE) };
+}
+
+/* A map over the grey photograph, or alone; bright is `top`. */
+function heat(scene, values, top = 1, table = scene.tables.over) {
+  const picture = new Uint32Array(scene.pixels), scale = 255 / top;
+  for (let i = 0; i < picture.length; i++) {
+    const step = Math.floor(Math.min(Math.max(values[i] * scale + 0.5, 0), 255));
+    picture[i] = table[(step << 8) | scene.grey[i]];
   }
-  return rgba;
+  return picture;
 }
 
 /* The colours of a mask over the pale photograph; pixels that are not evaluated are covered. */
-function overlay(scene, mask, classes) {
-  const rgba = blank(scene);
-  for (let i = 0, k = 0; i < mask.length; i++, k += 4) {
-    const pale = 110 + (scene.grey[i] >> 1), id = mask[i];
-    const part = id === 0 ? 0 : id === IGNORE_INDEX ? 1 : 0.75, colour = classes[id].colour;
-    for (let c = 0; c < 3; c++) rgba[k + c] = part * colour[c] + (1 - part) * pale;
-  }
-  return rgba;
+function overlay(scene, mask) {
+  const picture = new Uint32Array(scene.pixels), table = scene.tables.classes;
+  for (let i = 0; i < picture.length; i++) picture[i] = table[(mask[i] << 8) | scene.grey[i]];
+  return picture;
 }
 
-/* Regions in plain colours over the pale photograph: `colourOf(i)` is an RGB or null. */
+/* Regions in plain colours over the pale photograph: `colourOf(i)` is a colour or 0. */
 function marked(scene, colourOf) {
-  const rgba = blank(scene);
-  for (let i = 0, k = 0; i < scene.pixels; i++, k += 4) {
-    const colour = colourOf(i), pale = 110 + (scene.grey[i] >> 1);
-    for (let c = 0; c < 3; c++) rgba[k + c] = colour ? colour[c] : pale;
+  const picture = new Uint32Array(scene.pixels);
+  for (let i = 0; i < picture.length; i++) {
+    const pale = PALE[scene.grey[i]];
+    picture[i] = colourOf(i) || packed(pale, pale, pale);
   }
-  return rgba;
+  return picture;
 }
 
 /* Draw the rim of a region into a picture. */
-function outline(rgba, scene, inside) {
-  const { width, height } = scene;
+function outline(picture, scene, inside) {
+  const { width, height } = scene, colour = packed(...OUTLINE);
   for (let y = 0, i = 0; y < height; y++) for (let x = 0; x < width; x++, i++) {
     if (!inside(i)) continue;
     const rim = (x && !inside(i - 1)) || (x < width - 1 && !inside(i + 1)) ||
       (y && !inside(i - width)) || (y < height - 1 && !inside(i + width));
-    if (rim) rgba.set(OUTLINE, 4 * i);
+    if (rim) picture[i] = colour;
   }
-  return rgba;
+  return picture;
 }
 
 // --- charts
@@ -241,7 +275,7 @@ class Chart {
     const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth || 300, height = canvas.clientHeight || 220;
     if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
     if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
-    this.c = canvas.getContext("2d");
+    this.c = canvas.getContext("2d", READ);
     this.c.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.c.fillStyle = "white";
     this.c.fillRect(0, 0, width, height);
@@ -310,17 +344,27 @@ class Chart {
 
 const range = (n, low, high) => Array.from({ length: n }, (_, k) => low + ((high - low) * k) / (n - 1));
 
-function counts(values, bins, high, test) {
-  const found = new Array(bins).fill(0);
-  for (let i = 0; i < values.length; i++)
-    if (test(i)) found[Math.min(Math.floor((values[i] / high) * bins), bins - 1)]++;
-  return found;
+/* The share of the pixels above t, by `cam`, that each of the bins of [0, 1] has in `values`. */
+function histogram(values, cam, t, bins) {
+  const found = new Array(bins).fill(0), floor = f32(t);
+  let n = 0;
+  for (let i = 0; i < values.length; i++) if (cam[i] > floor) {
+    found[Math.min(Math.floor(values[i] * bins), bins - 1)]++;
+    n++;
+  }
+  return found.map((count) => count / Math.max(n, 1));
 }
 
 // --- words
 
-const percent = (value) => (Number.isFinite(value) ? `${(100 * value).toFixed(1)} %` : "–");
-const digits = (n) => (value) => value.toFixed(n);
+/* As Python's format: what lies in the middle goes to the even digit. */
+function fixed(value, n) {
+  const scaled = value * 10 ** n, middle = Math.abs(scaled % 1) === 0.5 && scaled / 10 ** n === value;
+  return (middle ? (2 * Math.round(scaled / 2)) / 10 ** n : value).toFixed(n);
+}
+
+const percent = (value) => (Number.isFinite(value) ? `${fixed(100 * value, 1)} %` : "–");
+const digits = (n) => (value) => fixed(value, n);
 const short = (value) => String(Number(value.toPrecision(3)));
 
 // --- the three views: controls, pictures, numbers and one sentence each
@@ -331,7 +375,7 @@ const VIEWS = {
     lead: "One class's map. The less even it is (c_v), the more its weak parts are lifted.",
     controls: () => [
       { name: "class", kind: "class", label: "class", help: "Each class of the photograph has a map of its own." },
-      { name: "s", kind: "range", label: "s, strength", low: 0, high: 2, step: 0.05, show: digits(2),
+      { name: "s", kind: "range", label: "s, strength", low: 0, high: 1.5, step: 0.05, show: digits(2),
         help: "How strongly an uneven map is lifted; 0: not at all." },
       { name: "t", kind: "range", label: "t, threshold", low: 0, high: 0.95, step: 0.01, show: digits(2),
         help: "Only pixels above t count for c_v." },
@@ -342,14 +386,15 @@ const VIEWS = {
       const before = scene.cam[scene.classes.indexOf(state.class)];
       const spread = coefficientOfVariation(before, state.t), power = smoothingExponent(spread.cV, state.s);
       const after = raiseCam(before, power.exponent, state.t, state.variant);
-      const over = (map) => share(map, (x) => x > 0.5);
-      return { before, after, ...spread, ...power, coveredBefore: over(before), covered: over(after),
-        gain: after.map((x, i) => Math.max(x - before[i], 0)), maps: { after } };
+      const gain = new Float32Array(scene.pixels);
+      for (let i = 0; i < gain.length; i++) gain[i] = Math.max(after[i] - before[i], 0);
+      return { before, after, gain, ...spread, ...power, coveredBefore: share(before, 0.5), covered: share(after, 0.5),
+        maps: { after } };
     },
     panels: [
-      { id: "photo", title: () => "photograph", alt: (r, scene) => `photograph of ${scene.names.join(", ")}`,
-        paint: (r, scene) => scene.rgba },
-      { id: "before", title: () => "CAM before: X(n)", paint: (r, scene) => heat(scene, r.before),
+      { id: "photo", once: true, title: () => "photograph", alt: (r, scene) => `photograph of ${scene.names.join(", ")}`,
+        paint: (r, scene) => scene.photo },
+      { id: "before", once: true, title: () => "CAM before: X(n)", paint: (r, scene) => heat(scene, r.before),
         alt: (r) => `class activation map, ${percent(r.coveredBefore)} of it above 0.5` },
       { id: "after", title: (r, s) => `CAM after: X(s), s = ${s.s.toFixed(2)}`,
         paint: (r, scene) => heat(scene, r.after), alt: (r) => `smoothed map, ${percent(r.covered)} of it above 0.5` },
@@ -400,17 +445,15 @@ const VIEWS = {
       const smoothed = raiseCam(cam, power.exponent, t, variant), background = backgroundScore(smoothed, state.alpha);
       const point = data.grid.s.indexOf(state.s) * data.grid.alpha.length + data.grid.alpha.indexOf(state.alpha);
       const bytes = scene.foreground[point].length / scene.classes.length;
-      const inside = scene.cam.map((map, k) => {
-        const bits = scene.foreground[point].subarray(k * bytes, (k + 1) * bytes);
-        return map.map((_, i) => (bits[i >> 3] >> (i & 7)) & 1);
-      });
-      const parts = scene.cam.map((map, k) => proportion(map, inside[k], variant).map((x, i) => x * inside[k][i]));
+      const inside = scene.cam.map((_, k) =>
+        unpackBits(scene.foreground[point].subarray(k * bytes, (k + 1) * bytes), scene.pixels));
+      const parts = scene.cam.map((map, k) => proportion(map, inside[k], variant));
       const mask = strongest(0, parts, scene.classes), plain = strongest(f32(state.threshold), scene.cam, scene.classes);
       const scores = scene.truth && [mask, plain].map((m) => intersectionOverUnion(scene.truth, m));
       let top = 0;
-      for (const x of parts[c]) top = Math.max(top, x);
+      for (let i = 0; i < scene.pixels; i++) if (parts[c][i] > top) top = parts[c][i];
       return { ...power, cV, smoothed, background, inside: inside[c], part: parts[c], top: top || 1, mask, plain, scores,
-        foreground: share(mask, (x) => x > 0), plainForeground: share(plain, (x) => x > 0),
+        foreground: share(mask), plainForeground: share(plain),
         maps: { smoothed, background, part: parts[c], mask, plain, inside: inside[c] } };
     },
     panels: [
@@ -420,18 +463,18 @@ const VIEWS = {
         paint: (r, scene) => heat(scene, r.background),
         alt: (r) => `background score of this class, ${average(r.background).toFixed(2)} on average` },
       { id: "inside", more: true, title: () => "3 binary CRF: foreground", paint: (r, scene) => heat(scene, r.inside),
-        alt: (r) => `what the dense CRF takes for this class: ${percent(share(r.inside, (x) => x))} of the pixels` },
+        alt: (r) => `what the dense CRF takes for this class: ${percent(share(r.inside))} of the pixels` },
       { id: "part", more: true, title: () => "4 proportion inside it", paint: (r, scene) => heat(scene, r.part, r.top),
         alt: () => "the map inside its mask over its total there; the class with the highest wins a pixel" },
-      { id: "photo", title: () => "photograph", paint: (r, scene) => scene.rgba,
+      { id: "photo", once: true, title: () => "photograph", paint: (r, scene) => scene.photo,
         alt: (r, scene) => `photograph of ${scene.names.join(", ")}` },
-      { id: "mask", title: () => "5 pseudo-mask of PPMG", paint: (r, scene, data) => overlay(scene, r.mask, data.classes),
+      { id: "mask", title: () => "5 pseudo-mask of PPMG", paint: (r, scene) => overlay(scene, r.mask),
         alt: (r) => `PPMG's mask, ${percent(r.foreground)} foreground` },
       { id: "plain", title: (r, s) => `threshold ${s.threshold.toFixed(2)} alone`,
-        paint: (r, scene, data) => overlay(scene, r.plain, data.classes),
+        paint: (r, scene) => overlay(scene, r.plain),
         alt: (r) => `mask of the threshold, ${percent(r.plainForeground)} foreground` },
-      { id: "truth", title: () => "ground truth", needs: "truth",
-        paint: (r, scene, data) => overlay(scene, scene.truth, data.classes), alt: () => "ground truth" },
+      { id: "truth", once: true, title: () => "ground truth", needs: "truth",
+        paint: (r, scene) => overlay(scene, scene.truth), alt: () => "ground truth" },
     ],
     numbers(r, scene, data) {
       const rows = [["foreground", "foreground, PPMG", r.foreground, percent],
@@ -489,23 +532,23 @@ const VIEWS = {
         maps: { loss, reshaped: pus.reshaped, weight: pus.weight } };
     },
     panels: [
-      { id: "photo", more: true, title: () => "photograph", paint: (r, scene) => scene.rgba,
+      { id: "photo", once: true, more: true, title: () => "photograph", paint: (r, scene) => scene.photo,
         alt: (r, scene) => `photograph of ${scene.names.join(", ")}` },
-      { id: "learned", more: true, title: () => "pseudo-mask it learns from",
-        paint: (r, scene, data) => overlay(scene, scene.learned, data.classes), alt: () => "the pseudo-mask" },
-      { id: "truth", more: true, title: () => "ground truth", needs: "truth",
-        paint: (r, scene, data) => overlay(scene, scene.truth, data.classes), alt: () => "ground truth" },
+      { id: "learned", once: true, more: true, title: () => "pseudo-mask it learns from",
+        paint: (r, scene) => overlay(scene, scene.learned), alt: () => "the pseudo-mask" },
+      { id: "truth", once: true, more: true, title: () => "ground truth", needs: "truth",
+        paint: (r, scene) => overlay(scene, scene.truth), alt: () => "ground truth" },
       { id: "shape", more: true, title: () => "what becomes of a loss", chart: shapeChart,
         alt: (r, scene, s) => `curve of ${STRATEGIES[s.kind]}: the loss after PUS over the loss before` },
       { id: "loss", title: (r, s) => `loss L, ${s.checkpoint} (bright: 3)`,
-        paint: (r, scene) => outline(heat(scene, r.loss, 3, true), scene, (i) => r.open && r.doubted(i)),
+        paint: (r, scene) => outline(heat(scene, r.loss, 3, scene.tables.alone), scene, (i) => r.open && r.doubted(i)),
         alt: (r) => `loss of each pixel, mean ${r.mean.toFixed(3)}; doubted pixels are outlined while the gate is open` },
       { id: "reshaped", title: (r) => (r.open ? "loss after PUS" : "gate closed: loss as it is"),
-        paint: (r, scene) => heat(scene, r.reshaped, 3, true), alt: () => "loss of each pixel after the gate and PUS" },
-      { id: "weight", title: () => "gradient weight (bright: 1)", paint: (r, scene) => heat(scene, r.weight, 1, true),
+        paint: (r, scene) => heat(scene, r.reshaped, 3, scene.tables.alone), alt: () => "loss of each pixel after the gate and PUS" },
+      { id: "weight", title: () => "gradient weight (bright: 1)", paint: (r, scene) => heat(scene, r.weight, 1, scene.tables.alone),
         alt: (r) => `how much each pixel still teaches, ${percent(r.teaches)} on average` },
       { id: "doubted", needs: "truth", title: (r) => (r.open ? "orange: wrong, blue: right but hard" : "gate closed: nothing is damped"),
-        paint: (r, scene) => marked(scene, (i) => (!r.open || !r.doubted(i) || scene.truth[i] === IGNORE_INDEX ? null : r.wrong(i) ? WRONG : HARD)),
+        paint: (r, scene) => marked(scene, (i) => (!r.open || !r.doubted(i) || scene.truth[i] === IGNORE_INDEX ? 0 : packed(...(r.wrong(i) ? WRONG : HARD)))),
         alt: (r) => (r.open ? `doubted pixels; ${percent(r.precision)} of them have a wrong label` : "no pixel is damped") },
     ],
     numbers: (r) => [
@@ -539,8 +582,7 @@ function gateReason(a, b, r, state) {
 }
 
 function spreadChart(canvas, r, scene, state) {
-  const inside = (i) => r.before[i] > f32(state.t), n = Math.max(share(r.before, (_, i) => inside(i)) * scene.pixels, 1);
-  const [before, after] = [r.before, r.after].map((map) => counts(map, 40, 1, inside).map((x) => x / n));
+  const [before, after] = [r.before, r.after].map((map) => histogram(map, r.before, state.t, 40));
   const top = Math.max(0.1, Math.ceil(10 * Math.max(...before)) / 10), edges = range(41, 0, 1);
   const chart = new Chart(canvas, [0, 1], [0, top], "activation", "share of pixels");
   chart.ticks([0, 0.25, 0.5, 0.75, 1], [0, top], String, (y) => `${Math.round(100 * y)}%`);
@@ -562,7 +604,7 @@ function powerChart(canvas, r, scene, state) {
 }
 
 function shapeChart(canvas, r, scene, state) {
-  const xs = range(161, 0, 4), ys = xs.map((x) => (r.open ? reshape(x, state.kind, r.strength)[0] : x));
+  const xs = range(161, 0, 4), ys = xs.map((x) => (r.open ? reshape(x, state.kind, r.strength) : x));
   const chart = new Chart(canvas, [0, 4], [0, 4], "loss before", "after").ticks([0, 1, 2, 3, 4], [0, 2, 4]);
   chart.curve([0, 4], [0, 4], "#aaa", 1.5).curve(xs, ys, r.open ? BLUE : GREY);
   chart.mark(r.doubt, state.kind === "pow" ? "1" : "kappa", GREY);
@@ -806,7 +848,7 @@ class Explorer {
     };
     const there = VIEWS[this.view].panels.filter((panel) => !panel.needs || this.scene[panel.needs]);
     this.moving = there.map(make);
-    this.still = there.filter((panel) => !panel.more).map(make);
+    this.still = this.pinned ? there.filter((panel) => !panel.more).map(make) : [];
     this.key.replaceChildren(...this.moving.filter((p) => !p.panel.more).map((p) => p.figure));
     this.more.replaceChildren(...this.moving.filter((p) => p.panel.more).map((p) => p.figure));
     this.pinnedPanels.replaceChildren(...this.still.map((p) => p.figure));
@@ -857,13 +899,14 @@ class Explorer {
 
   paint(panels, result, state, letter) {
     for (const { panel, canvas, title, figure } of panels) {
-      if (figure.parentElement.hidden) continue;
+      if (figure.parentElement.hidden || (panel.once && canvas.dataset.painted)) continue;
+      canvas.dataset.painted = "yes";
       title.textContent = letter + panel.title(result, state);
       canvas.setAttribute("aria-label", panel.alt(result, this.scene, state));
       if (panel.chart) panel.chart(canvas, result, this.scene, state);
       else {
-        const pixels = new Uint8ClampedArray(panel.paint(result, this.scene, this.data));
-        canvas.getContext("2d").putImageData(new ImageData(pixels, canvas.width, canvas.height), 0, 0);
+        const pixels = new Uint8ClampedArray(panel.paint(result, this.scene).buffer);
+        canvas.getContext("2d", READ).putImageData(new ImageData(pixels, canvas.width, canvas.height), 0, 0);
       }
     }
   }
@@ -880,7 +923,12 @@ class Explorer {
 
   move(name, value, event) {
     this.linkNote = "";
-    if (name === "class") { this.wantedClass = value; this.buildControls(); return this.render(event); }
+    if (name === "class") {
+      this.wantedClass = value;
+      this.buildControls();
+      this.buildPanels();
+      return this.render(event);
+    }
     const question = this.predicts && VIEWS[this.view].questions[name];
     if (this.asked || question) return this.ask(name, value);
     this.settings[this.view][name] = value;
@@ -901,6 +949,7 @@ class Explorer {
 
   togglePin() {
     this.pinned = this.pinned ? null : { ...this.settings[this.view] };
+    this.buildPanels();
     this.render();
   }
 
@@ -950,7 +999,7 @@ class Explorer {
   }
 
   cross(pixel) {
-    const { canvas } = this.moving.find((p) => p.panel.id === "mask"), c = canvas.getContext("2d");
+    const { canvas } = this.moving.find((p) => p.panel.id === "mask"), c = canvas.getContext("2d", READ);
     const x = pixel % this.scene.width, y = Math.floor(pixel / this.scene.width);
     for (const [colour, width] of [["white", 5], ["black", 2]]) {
       c.strokeStyle = colour;
@@ -1030,7 +1079,7 @@ class Explorer {
 
 async function start(host) {
   const data = JSON.parse(host.querySelector("script[type='application/json']").textContent);
-  HEAT = fromBase64(data.heat);
+  data.tables = colourTables(data);
   if (!host.dataset.views.split(" ").some((name) => !data.missing[name])) return; // the page says why
   const root = document.createElement("div"), explorer = new Explorer(host, data, root);
   const first = explorer.readLink().then(() => unpackScene(data.scenes[explorer.place], data));
