@@ -244,7 +244,7 @@ def test_the_lesson_asks_explains_and_scores(page, data):
 def test_a_pinned_setting_stays_beside_the_moving_one(page, data):
     open_page(page, DOCS, "#view=masks&scene=2&s=0&alpha=0.5")
     pinned = shown(page)
-    page.get_by_role("button", name="Pin to compare").click()
+    page.get_by_role("button", name="Compare").click()
     page.locator("input[type=range]").first.press("End")
     check(page, data)
     page.screenshot(path=PAGES / f"live_pinned_{page.size}.png")

@@ -468,7 +468,7 @@ const VIEWS = {
         alt: () => "the map inside its mask over its total there; the class with the highest wins a pixel" },
       { id: "photo", once: true, title: () => "photograph", paint: (r, scene) => scene.photo,
         alt: (r, scene) => `photograph of ${scene.names.join(", ")}` },
-      { id: "mask", title: () => "5 pseudo-mask of PPMG", paint: (r, scene) => overlay(scene, r.mask),
+      { id: "mask", title: () => "5 PPMG: pseudo-mask", paint: (r, scene) => overlay(scene, r.mask),
         alt: (r) => `PPMG's mask, ${percent(r.foreground)} foreground` },
       { id: "plain", title: (r, s) => `threshold ${s.threshold.toFixed(2)} alone`,
         paint: (r, scene) => overlay(scene, r.plain),
@@ -755,7 +755,7 @@ class Explorer {
       this.names.map((name) => element("button", { type: "button", "data-view": name, disabled: !this.open.includes(name),
         title: this.data.missing[name] ?? VIEWS[name].lead, onclick: () => this.show({ view: name }) }, VIEWS[name].title)));
     this.predictButton = button("Predict first", "Say what will happen before you see it", () => this.togglePredict());
-    this.pinButton = button("Pin to compare", "Keep this setting beside the moving one", () => this.togglePin());
+    this.pinButton = button("Compare", "Pin this setting beside the moving one", () => this.togglePin());
     const tools = element("div", { class: "tools" }, this.predictButton,
       button("Lesson", "A few moves; you say what each will do", () => this.startLesson()), this.pinButton,
       button("Reset", "All sliders to the values of the run", () => this.reset()),
@@ -851,7 +851,8 @@ class Explorer {
     this.still = this.pinned ? there.filter((panel) => !panel.more).map(make) : [];
     this.key.replaceChildren(...this.moving.filter((p) => !p.panel.more).map((p) => p.figure));
     this.more.replaceChildren(...this.moving.filter((p) => p.panel.more).map((p) => p.figure));
-    this.pinnedPanels.replaceChildren(...this.still.map((p) => p.figure));
+    this.pinnedSetting = element("p", { class: "setting" });
+    this.pinnedPanels.replaceChildren(this.pinnedSetting, ...this.still.map((p) => p.figure));
     const ids = [...new Set([...this.scene.classes, ...(this.scene.truth ?? []), ...(this.scene.learned ?? [])])];
     const entries = ids.filter((id) => id !== 0).map((id) => element("span", {}, this.swatch(this.data.classes[id].colour), this.data.classes[id].name));
     this.legend.replaceChildren(...entries, ...(this.scene.note ? [element("span", {}, `Scene ${this.scene.note}.`)] : []),
@@ -869,12 +870,14 @@ class Explorer {
     const view = VIEWS[this.view], { state, scene } = this, result = (this.result = this.compute(state));
     this.more.hidden = Boolean(this.pinned);
     this.pinnedPanels.hidden = !this.pinned;
-    this.paint(this.moving, result, state, this.pinned ? "B " : "");
+    this.paint(this.moving, result, state, this.pinned ? "B: " : "");
     let before = null;
     if (this.pinned) {
       const setting = { ...this.pinned, class: state.class };
       before = this.compute(setting);
-      this.paint(this.still, before, setting, "A ");
+      this.paint(this.still, before, setting, "A: ");
+      this.pinnedSetting.textContent = "A, pinned: " + this.controls().filter((c) => c.name in this.pinned).map((c) =>
+        `${c.label.split(",")[0]} ${c.show ? c.show(setting[c.name]) : c.options[setting[c.name]]}`).join(", ");
     }
     this.fillNumbers(view.numbers(result, scene, this.data), before && view.numbers(before, scene, this.data));
     this.warning.textContent = view.warning(result, state);
@@ -887,7 +890,7 @@ class Explorer {
     this.note.hidden = !this.linkNote;
     this.predictButton.setAttribute("aria-pressed", String(this.predicts));
     this.pinButton.setAttribute("aria-pressed", String(Boolean(this.pinned)));
-    this.pinButton.textContent = this.pinned ? "Unpin" : "Pin to compare";
+    this.pinButton.textContent = this.pinned ? "Unpin" : "Compare";
     this.host.dataset.ready = String(Number(this.host.dataset.ready ?? 0) + 1);
   }
 
