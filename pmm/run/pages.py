@@ -272,11 +272,9 @@ def live_html(data: Mapping[str, Any], views: Sequence[str], instead: str = "", 
     own |= {} if whole else {"still": {}}
     text = json.dumps(own, separators=(",", ":")).replace("<", "\\u003c")
     if not instead:
-        pictures = (f'<p><img src="{still["src"]}" alt="{escape(still["alt"])}"></p>' for still in data["still"].values())
-        instead = (
-            "<p>The sliders of this page need JavaScript. Without it, these pictures show one setting of each view.</p>"
-            + "".join(pictures)
-        )
+        instead = "<p>The sliders of this page need JavaScript. Without it, here is one setting of each view.</p>"
+        for still in data["still"].values():
+            instead += f'<p><img src="{still["src"]}" alt="{escape(still["alt"])}"></p>'
     told = {"views": views, "json": Markup(text), "instead": Markup(instead), "whole": whole}
     return Markup(templates().get_template("live.html.j2").render(**told))
 

@@ -58,7 +58,12 @@ def write_report(run: RunFolder, pages: Mapping[str, Page] | None = None) -> Pat
     Raises:
         InputError: the folder is no run, or one of its JSON files is damaged.
     """
-    from pmm.run.pages import explorer_data, export_notebooks, templates, write_explorer  # nbconvert takes a second, and tables need no page
+    from pmm.run.pages import (  # nbconvert takes a second, and tables need no page
+        explorer_data,
+        export_notebooks,
+        templates,
+        write_explorer,
+    )
 
     if not (run.path / "params.yaml").is_file():
         raise InputError(f"{run.path}: no params.yaml in it, so this is no run; name one such as runs/demo")

@@ -37,7 +37,8 @@ def test_the_grid_is_algorithm_1_at_every_point_and_holds_the_runs_own_setting(t
     strengths, alphas = page.grid(run.params)
     assert 0.33 in strengths and 3.0 in alphas and len(strengths) >= 13 and len(alphas) >= 13
     for s, alpha in [(0.0, 0.125), (0.33, 3.0), (0.6, 24.0), (0.15, 0.5)]:
-        steps = ppmg_steps(found.scene.image, found.scene.cam, [1, 2], s=s, alpha=alpha, t=0.05, crf=CRFSettings(iterations=2))
+        how = {"s": s, "alpha": alpha, "t": 0.05, "crf": CRFSettings(iterations=2)}
+        steps = ppmg_steps(found.scene.image, found.scene.cam, [1, 2], **how)
         assert np.array_equal(found.foreground[strengths.index(s), alphas.index(alpha)], steps.foreground)
 
 
@@ -78,11 +79,11 @@ def test_what_a_run_lacks_is_left_out_with_a_reason(tmp_path):
 def test_errors_are_one_line_that_says_what_to_do(tmp_path):
     with pytest.raises(InputError, match="make them first"):
         page.make_page(TinyRun(tmp_path, cams=False))
-    with pytest.raises(InputError, match="other: no training image of .* such as scene0"):
+    with pytest.raises(InputError, match=r"other: no training image of .* such as scene0"):
         page.make_page(TinyRun(tmp_path / "b"), ["other"])
     other = tmp_path / "other.html"
     other.write_text("<p>no page</p>")
-    with pytest.raises(InputError, match="other.html: no page of sliders"):
+    with pytest.raises(InputError, match=r"other\.html: no page of sliders"):
         page_data(other)
 
 
@@ -100,7 +101,7 @@ def test_the_page_is_one_file_and_can_be_written_anew_from_itself(tmp_path):
     page.make_page(run, ["scene0", "scene1"])
     path = write_explorer(explorer_data(run.run), tmp_path / "explorer.html")
     html = path.read_text(encoding="utf-8")
-    assert html.count("<script") == 2 and "src=\"http" not in html and "@import" not in html
+    assert html.count("<script") == 2 and 'src="http' not in html and "@import" not in html
     assert "need JavaScript" in html and html.count("<img") == 3  # without JavaScript: one picture a view
     assert main(["explorer", str(path), "--out", str(tmp_path / "again.html")], standalone_mode=False) is None
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == html

@@ -54,7 +54,7 @@ const READ = { willReadFrequently: true }; // pixels are put there one by one, s
 /* A scene, ready for every view. */
 async function unpackScene(packed, data) {
   const pixels = packed.width * packed.height, { s, alpha } = data.grid;
-  const scene = { ...packed, pixels, tables: data.tables, loss: {}, names: packed.classes.map((id) => data.classes[id].name) };
+  const scene = { ...packed, pixels, tables: data.tables, memory: {}, loss: {}, names: packed.classes.map((id) => data.classes[id].name) };
   scene.cam = packed.cam ? await unpackMaps(packed.cam, pixels) : [];
   scene.foreground = packed.foreground ? await unpackMasks(packed.foreground, s.length, alpha.length) : [];
   for (const name of ["truth", "learned"]) scene[name] = packed[name] ? await unpackBytes(packed[name]) : null;
@@ -199,6 +199,13 @@ function average(values) {
   let sum = 0;
   for (let i = 0; i < values.length; i++) sum += values[i];
   return sum / values.length;
+}
+
+/* What `make` gave for this key; of each name the last key is kept. */
+function remember(scene, name, key, make) {
+  const known = scene.memory[name];
+  if (known && known.key === String(key)) return known.value;
+  return (scene.memory[name] = { key: String(key), value: make() }).value;
 }
 
 // --- pictures: one 32-bit colour a pixel, looked up as pmm.explore.drawing and the figures mix them
@@ -440,21 +447,31 @@ const VIEWS = {
         help: "Of the plain mask: the strongest CAM above it wins." },
     ],
     compute(scene, state, data) {
-      const { variant, t } = data.params, c = scene.classes.indexOf(state.class), cam = scene.cam[c];
-      const { cV } = coefficientOfVariation(cam, t), power = smoothingExponent(cV, state.s);
-      const smoothed = raiseCam(cam, power.exponent, t, variant), background = backgroundScore(smoothed, state.alpha);
-      const point = data.grid.s.indexOf(state.s) * data.grid.alpha.length + data.grid.alpha.indexOf(state.alpha);
-      const bytes = scene.foreground[point].length / scene.classes.length;
-      const inside = scene.cam.map((_, k) =>
-        unpackBits(scene.foreground[point].subarray(k * bytes, (k + 1) * bytes), scene.pixels));
-      const parts = scene.cam.map((map, k) => proportion(map, inside[k], variant));
-      const mask = strongest(0, parts, scene.classes), plain = strongest(f32(state.threshold), scene.cam, scene.classes);
-      const scores = scene.truth && [mask, plain].map((m) => intersectionOverUnion(scene.truth, m));
+      const { variant, t } = data.params, { s, alpha, threshold } = state, { truth, classes, pixels } = scene;
+      const c = classes.indexOf(state.class), judge = (mask) => truth && intersectionOverUnion(truth, mask);
+      const steps = remember(scene, "steps", [s, alpha, c], () => {
+        const { cV } = coefficientOfVariation(scene.cam[c], t), power = smoothingExponent(cV, s);
+        const smoothed = raiseCam(scene.cam[c], power.exponent, t, variant);
+        return { ...power, cV, smoothed, background: backgroundScore(smoothed, alpha) };
+      });
+      const ppmg = remember(scene, "ppmg", [s, alpha], () => {
+        const point = scene.foreground[data.grid.s.indexOf(s) * data.grid.alpha.length + data.grid.alpha.indexOf(alpha)];
+        const bytes = point.length / classes.length;
+        const insides = classes.map((_, k) => unpackBits(point.subarray(k * bytes, (k + 1) * bytes), pixels));
+        const parts = scene.cam.map((map, k) => proportion(map, insides[k], variant));
+        const mask = strongest(0, parts, classes);
+        return { insides, parts, mask, score: judge(mask), foreground: share(mask) };
+      });
+      const plain = remember(scene, "plain", [threshold], () => {
+        const mask = strongest(f32(threshold), scene.cam, classes);
+        return { mask, score: judge(mask), foreground: share(mask) };
+      });
+      const inside = ppmg.insides[c], part = ppmg.parts[c], { mask } = ppmg;
       let top = 0;
-      for (let i = 0; i < scene.pixels; i++) if (parts[c][i] > top) top = parts[c][i];
-      return { ...power, cV, smoothed, background, inside: inside[c], part: parts[c], top: top || 1, mask, plain, scores,
-        foreground: share(mask), plainForeground: share(plain),
-        maps: { smoothed, background, part: parts[c], mask, plain, inside: inside[c] } };
+      for (let i = 0; i < pixels; i++) if (part[i] > top) top = part[i];
+      return { ...steps, inside, part, top: top || 1, mask, plain: plain.mask, scores: truth && [ppmg.score, plain.score],
+        foreground: ppmg.foreground, plainForeground: plain.foreground,
+        maps: { smoothed: steps.smoothed, background: steps.background, part, mask, plain: plain.mask, inside } };
     },
     panels: [
       { id: "smoothed", more: true, title: (r, s) => `1 smoothed CAM, s = ${s.s.toFixed(2)}`,
