@@ -314,6 +314,9 @@ class Chart {
   text(x, y, words, colour = "#222", align = "left") {
     this.c.fillStyle = colour;
     this.c.textAlign = align;
+    this.c.strokeStyle = "white"; // so that a line behind the words does not cross them
+    this.c.lineWidth = 4;
+    this.c.strokeText(words, x, y);
     this.c.fillText(words, x, y);
     return this;
   }
@@ -405,7 +408,7 @@ const VIEWS = {
         alt: (r) => `class activation map, ${percent(r.coveredBefore)} of it above 0.5` },
       { id: "after", title: (r, s) => `CAM after: X(s), s = ${s.s.toFixed(2)}`,
         paint: (r, scene) => heat(scene, r.after), alt: (r) => `smoothed map, ${percent(r.covered)} of it above 0.5` },
-      { id: "gain", title: () => "what was added (bright: 0.5)", paint: (r, scene) => heat(scene, r.gain, 0.5),
+      { id: "gain", title: () => "what was added, 0 to 0.5", paint: (r, scene) => heat(scene, r.gain, 0.5),
         alt: (r) => `what smoothing added, ${percent(average(r.gain))} on average` },
       { id: "spread", more: true, wide: true, title: (r) => `pixels above t: c_v = deviation / mean = ${r.cV.toFixed(2)}`,
         alt: (r) => `histogram of the map: mean ${r.mean.toFixed(2)}, deviation ${r.deviation.toFixed(2)}`,
@@ -525,10 +528,10 @@ const VIEWS = {
     lead: "What a trained model doubts in its own pseudo-mask, and what PUS makes of it.",
     controls: (data) => [
       { name: "beta", kind: "range", label: "beta, gate", low: 0, high: 1, step: 0.02, show: digits(2),
-        help: "PUS acts while the mean loss is below beta." },
+        help: "PUS acts while the mean loss is below it." },
       { name: "kappa", kind: "range", label: "kappa", low: 0.05, high: 4, step: 0.05, show: digits(2),
         help: "From this loss on a label is doubted; for pow, the power." },
-      { name: "kind", kind: "choice", label: "strategy", options: STRATEGIES, help: "What becomes of a doubted pixel." },
+      { name: "kind", kind: "choice", label: "strategy", options: STRATEGIES, help: "What becomes of a doubted pixel: orange if its label is wrong, blue if right but hard." },
       { name: "checkpoint", kind: "choice", label: "model", help: "After a quarter of its training, or at the end.",
         options: data.missing.early ? { late: "late" } : { early: "early", late: "late" } },
     ],
@@ -557,23 +560,23 @@ const VIEWS = {
         paint: (r, scene) => overlay(scene, scene.truth), alt: () => "ground truth" },
       { id: "shape", more: true, title: () => "what becomes of a loss", chart: shapeChart,
         alt: (r, scene, s) => `curve of ${STRATEGIES[s.kind]}: the loss after PUS over the loss before` },
-      { id: "loss", title: (r, s) => `loss L, ${s.checkpoint} (bright: 3)`,
+      { id: "loss", title: (r, s) => `loss L, ${s.checkpoint}, 0 to 3`,
         paint: (r, scene) => outline(heat(scene, r.loss, 3, scene.tables.alone), scene, (i) => r.open && r.doubted(i)),
         alt: (r) => `loss of each pixel, mean ${r.mean.toFixed(3)}; doubted pixels are outlined while the gate is open` },
       { id: "reshaped", title: (r) => (r.open ? "loss after PUS" : "gate closed: loss as it is"),
         paint: (r, scene) => heat(scene, r.reshaped, 3, scene.tables.alone), alt: () => "loss of each pixel after the gate and PUS" },
-      { id: "weight", title: () => "gradient weight (bright: 1)", paint: (r, scene) => heat(scene, r.weight, 1, scene.tables.alone),
+      { id: "weight", title: () => "gradient weight, 0 to 1", paint: (r, scene) => heat(scene, r.weight, 1, scene.tables.alone),
         alt: (r) => `how much each pixel still teaches, ${percent(r.teaches)} on average` },
-      { id: "doubted", needs: "truth", title: (r) => (r.open ? "orange: wrong, blue: right but hard" : "gate closed: nothing is damped"),
+      { id: "doubted", needs: "truth", title: (r) => (r.open ? "orange: wrong, blue: hard" : "gate closed: none damped"),
         paint: (r, scene) => marked(scene, (i) => (!r.open || !r.doubted(i) || scene.truth[i] === IGNORE_INDEX ? 0 : packed(...(r.wrong(i) ? WRONG : HARD)))),
         alt: (r) => (r.open ? `doubted pixels; ${percent(r.precision)} of them have a wrong label` : "no pixel is damped") },
     ],
     numbers: (r) => [
       ["mean_loss", "mean loss of the image", r.mean, digits(3)],
       ["gate", "gate", r.open ? "open: PUS acts" : "closed: plain mean", String],
-      ["doubted", "pixels with a loss of kappa or more", r.doubtedShare, percent],
+      ["doubted", "doubted: a loss of kappa or more", r.doubtedShare, percent],
       ["precision", "of these, with a wrong label", r.precision, percent],
-      ["teaches", "the image teaches, compared with no PUS", r.teaches, percent],
+      ["teaches", "it teaches, compared with no PUS", r.teaches, percent],
     ],
     warning: (r, s) => (s.kind !== "pow" ? "" : "For pow, kappa is a power and not a loss" +
       (s.kappa > 1 ? "; above 1 it would raise high losses, so it stays at 1." : "; losses above 1 are damped, those below lifted.")),
@@ -588,10 +591,16 @@ const VIEWS = {
         of: percent, why: (a, b) => (b > a ? "A smaller kappa is reached by more losses." : b < a
           ? "A larger kappa is reached by fewer losses." : "No loss lies between the two kappas, or the strategy is pow.") },
       kind: { text: "The image teaches more or less?", options: ["more", "less", "as much"], by: (r) => r.teaches,
-        of: percent, why: (a, b, r) => (r.open ? "Ignore and the released clamp give a doubted pixel no gradient; the paper's " +
-          "clamp leaves it kappa / L; pow changes every pixel." : "The gate is closed, so no strategy acts.") },
+        of: percent, why: (a, b, r, state) => (r.open ? WHAT_THEY_DO[state.kind] : "The gate is closed, so no strategy acts.") },
     },
   },
+};
+
+const WHAT_THEY_DO = {
+  "clamp-paper": "The paper's clamp leaves a doubted pixel kappa / L of its gradient.",
+  "clamp-official": "The released clamp is flat from kappa on: a doubted pixel has no gradient.",
+  pow: "A power below 1 is flat at high losses and steep at low ones: what is sure already teaches most.",
+  ignore: "A doubted pixel is left out and has no gradient.",
 };
 
 function gateReason(a, b, r, state) {
