@@ -1,5 +1,6 @@
 """A run that is killed at any moment goes on, ends as one that was not, and leaves nobody behind."""
 
+import contextlib
 import json
 import os
 import random
@@ -20,12 +21,22 @@ from pmm.run.params import Params, dump_yaml
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
-KILLS = 30
+KILLS, KILLS_OF_NOTEBOOKS = 30, 8
+NOTEBOOKS = ("02", "04", "06")  # they make everything that a run learns
+LONGER = {"seg_epochs": 3, "cls_epochs": 3, "n_train": 8}
+SHORT = {
+    "ablation_scenes": 2,
+    "ablation_s": [0.0],
+    "ablation_alpha": [0.5],
+    "ablation_t": [0.05],
+    "ablation_crf": [0.0],
+}
 TOLD_APART = ("manifest.json", ".stage.json", ".marks.json", ".lock", "params.yaml")  # seconds, memory, times, the name
+PAGES = (".ipynb", ".html")  # seconds and memory, too
 
 
-def write_params(folder, name):
-    own = {**TINY, "run_name": name, "runs_dir": str(folder), "seg_epochs": 3, "cls_epochs": 3, "n_train": 8}
+def write_params(folder, name, **changes):
+    own = {**TINY, "run_name": name, "runs_dir": str(folder), **LONGER, **changes}
     path = folder / f"{name}.yaml"
     path.write_text(dump_yaml(Params(**own).model_dump()))
     return path
@@ -42,16 +53,16 @@ def contents(run):
     return {
         str(path.relative_to(run)): path.read_bytes()
         for path in sorted(run.rglob("*"))
-        if path.is_file() and path.name not in TOLD_APART and not path.name.endswith(".tmp")
+        if path.is_file() and path.name not in TOLD_APART and not path.name.endswith((".tmp", *PAGES))
     }
 
 
 def check_readable(run):
     """Whatever stands under its own name is whole."""
     for path in run.rglob("*"):
-        if path.name.endswith(".tmp") or not path.is_file():
+        if path.name.endswith(".tmp") or not path.is_file() or ".kernels" in path.parts:
             continue
-        if path.suffix in (".json",):
+        if path.suffix in (".json", ".ipynb"):
             json.loads(path.read_text())
         elif path.suffix in (".png", ".jpg"):
             Image.open(path).load()
@@ -60,6 +71,8 @@ def check_readable(run):
                 assert arrays["cams"].size
         elif path.suffix == ".pt":
             assert zipfile.ZipFile(path).testzip() is None
+        elif path.suffix == ".html":
+            assert path.read_text().rstrip().endswith("</html>")
 
 
 def finished_files(run):
@@ -97,6 +110,45 @@ def test_thirty_kills_change_nothing(tmp_path):
         assert contents(run) == whole
     print(f"\nkills survived: {kills} of {kills}, in {runs} runs; files of finished stages made again: {repeated}")
     assert repeated == 0
+
+
+def kill(process, parent_alone):
+    """End a run, its kernels with it or not; what is left of its family after half a minute."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for each in family[:1] if parent_alone else family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+    return psutil.wait_procs(family[1:], timeout=30)[1]
+
+
+def test_kills_of_runs_with_notebooks_change_nothing(tmp_path):
+    """Of everything, and of the parent alone: the kernels end by themselves, and the next call goes on."""
+    only = [part for number in NOTEBOOKS for part in ("--only", number)]
+    whole = tmp_path / "whole"
+    begun = time.monotonic()
+    assert start("run", write_params(tmp_path, "tiny", runs_dir=str(whole)), *only).wait() == 0
+    longest, kept, rng = time.monotonic() - begun, contents(whole / "tiny"), random.Random(1)
+    kills, runs, repeated = 0, 0, 0
+    while kills < KILLS_OF_NOTEBOOKS:
+        folder, runs = tmp_path / f"killed{runs}", runs + 1
+        parameters, run = write_params(tmp_path, "tiny", runs_dir=str(folder)), folder / "tiny"
+        code = None
+        while code is None:
+            before = finished_files(run) if run.exists() else {}
+            process = start("run", parameters, *only)
+            try:
+                code = process.wait(timeout=rng.uniform(1, longest) if kills < KILLS_OF_NOTEBOOKS else None)
+            except subprocess.TimeoutExpired:
+                assert not kill(process, parent_alone=kills % 2 == 1)
+                kills += 1
+            after = finished_files(run) if run.exists() else {}
+            repeated += sum(after.get(path) != written for path, written in before.items())
+            check_readable(run)
+        assert code == 0 and contents(run) == kept and not (run / ".kernels").exists()
+    print(f"\nkills of pmm run survived: {kills} of {kills}, in {runs} runs of {longest:.0f} s; made again: {repeated}")
+    assert repeated == 0
+    assert {"classifier", "cams", "masks", "segmenter", "figures", "metrics.json"} <= {Path(p).parts[0] for p in kept}
 
 
 def test_when_the_parent_dies_no_kernel_stays(tmp_path):
