@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
-from pmm.method.crf import MIN_PROBABILITY, check_image
+from pmm.method.cam import check_image
+from pmm.method.crf import MIN_PROBABILITY
 from pmm.method.lattice import (
     LONGEST,
     Kernel,

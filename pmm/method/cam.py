@@ -1,4 +1,4 @@
-"""Class activation maps (CAMs) as arrays: normalise, check, and take over from other packages.
+"""Class activation maps (CAMs) as arrays: normalise, check (their images, too), and take over from other packages.
 
 A CAM says, for each class that is present in an image, how strongly each pixel supports that class. Between
 the stages it is a float32 array (C, H, W) in [0, 1], one channel per present class, at the image's size.
@@ -159,7 +159,7 @@ def check_class_ids(class_ids: ArrayLike, n_channels: int) -> np.ndarray:
     """
     ids = np.asarray(class_ids)
     if ids.size == 0:
-        ids = ids.reshape(-1).astype(np.int64)  # an empty list arrives as float64
+        ids = np.zeros(0, np.int64)  # an empty list arrives as float64
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(f"class_ids: a flat list of integers expected, got shape {ids.shape} of {ids.dtype}")
     if len(ids) != n_channels:
@@ -172,6 +172,30 @@ def check_class_ids(class_ids: ArrayLike, n_channels: int) -> np.ndarray:
     if len(np.unique(ids)) != len(ids):
         raise InputError(f"class_ids: {ids.tolist()} names a class twice; give each class one channel")
     return ids.astype(np.int64)
+
+
+def check_image(image: ArrayLike, name: str = "image") -> np.ndarray:
+    """Return `image` as an array if it is (H, W, 3) uint8 with H, W >= 1, raise InputError otherwise.
+
+    Examples:
+        >>> check_image(np.zeros((2, 2), np.uint8))
+        Traceback (most recent call last):
+        pmm.errors.InputError: image: (H, W, 3) uint8 RGB expected, got (2, 2) of uint8
+    """
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise InputError(f"{name}: (H, W, 3) uint8 RGB expected, got {pixels.shape} of {pixels.dtype}")
+    return pixels
+
+
+def in_float32(positive: ArrayLike) -> np.ndarray:
+    """Return positive numbers as float32; those beyond its range become its smallest or largest, never 0 or infinity.
+
+    Examples:
+        >>> in_float32([1e-300, 0.5])
+        array([1.1754944e-38, 5.0000000e-01], dtype=float32)
+    """
+    return np.clip(positive, np.finfo(np.float32).tiny, np.finfo(np.float32).max).astype(np.float32)
 
 
 def _finite_maps(cam: ArrayLike, name: str) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
+from pmm.method.cam import check_image
 from pmm.threads import available_threads
 
 if TYPE_CHECKING:
@@ -173,20 +174,6 @@ class DenseCRF:
             found = f"{maps.shape} of {maps.dtype}"
             raise InputError(f"{name}: real numbers (K, H, W) with H, W = {self.size} expected, got {found}")
         return maps
-
-
-def check_image(image: ArrayLike, name: str = "image") -> np.ndarray:
-    """Return `image` as an array if it is (H, W, 3) uint8 with H, W >= 1, raise InputError otherwise.
-
-    Examples:
-        >>> check_image(np.zeros((2, 2), np.uint8))
-        Traceback (most recent call last):
-        pmm.errors.InputError: image: (H, W, 3) uint8 RGB expected, got (2, 2) of uint8
-    """
-    pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise InputError(f"{name}: (H, W, 3) uint8 RGB expected, got {pixels.shape} of {pixels.dtype}")
-    return pixels
 
 
 def unary(probabilities: ArrayLike, name: str = "probabilities") -> np.ndarray:

@@ -32,6 +32,7 @@ from numba.extending import intrinsic, overload
 from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
+from pmm.method.cam import check_image, in_float32
 from pmm.threads import available_threads, run_parallel
 
 STRIPES = 4  # parts that the pixels are cut into, one thread each; sums are the same on any number of threads
@@ -212,7 +213,7 @@ class MeanField:
         """Return (C, N) finite numbers as float32."""
         found = np.asarray(channels)
         n = {len(kernel.lattice.vertices) for kernel in self._kernels} or {*found.shape[1:]}
-        if found.dtype.kind not in "fiu" or found.ndim != 2 or n != {found.shape[1]} or len(found) < least:
+        if found.dtype.kind not in "fiu" or found.ndim != 2 or n != {found.shape[1] or -1} or len(found) < least:
             raise InputError(f"{name}: real numbers (C, N) of the kernels' N pixels, got {found.shape} {found.dtype}")
         limit = np.sqrt(np.finfo(np.float32).max)
         if found.size and not max(found.max(), -float(found.min())) < limit:  # also refuses NaN
@@ -277,17 +278,17 @@ def bilateral_features(image: np.ndarray, sxy: tuple[float, float], srgb: tuple[
     """(x, y, r, g, b) of each pixel in standard deviations, (N, 5) float32; of an image (H, W, 3) uint8.
 
     Raises:
-        InputError: a standard deviation is not positive.
+        InputError: no such image, or a standard deviation is not positive.
 
     Examples:
         >>> bilateral_features(np.full((1, 2, 3), 26, np.uint8), (2, 2), (13, 13, 13))[1]
         array([0.5, 0. , 2. , 2. , 2. ], dtype=float32)
     """
-    if not min(*sxy, *srgb) > 0:
-        raise InputError(f"sxy, srgb: {sxy}, {srgb}; give standard deviations > 0")
+    image = check_image(image)
     features = np.empty((image.shape[0] * image.shape[1], 5), np.float32)
-    np.divide(_positions(*image.shape[:2]), np.array(sxy, np.float32), out=features[:, :2])
-    np.divide(image.reshape(-1, 3), np.array(srgb, np.float32), out=features[:, 2:])
+    with np.errstate(over="ignore"):  # build_lattice refuses what is too far away
+        np.divide(_positions(*image.shape[:2]), _reach(sxy, "sxy"), out=features[:, :2])
+        np.divide(image.reshape(-1, 3), _reach(srgb, "srgb"), out=features[:, 2:])
     return features
 
 
@@ -304,9 +305,15 @@ def position_lattice(
         >>> position_lattice(2, 3, 3.0, 3.0, threads=1).vertices.shape
         (6, 3)
     """
-    if not min(sx, sy) > 0:
-        raise InputError(f"sx, sy: {sx}, {sy}; give standard deviations > 0")
-    return build_lattice(_positions(height, width) / np.array((sx, sy), np.float32), threads, normalization)
+    with np.errstate(over="ignore"):
+        points = _positions(height, width) / _reach((sx, sy), "sx, sy")
+    return build_lattice(points, threads, normalization)
+
+
+def _reach(sigmas: Sequence[float], name: str) -> np.ndarray:
+    if not all(sigma > 0 for sigma in sigmas):  # also refuses NaN
+        raise InputError(f"{name}: {sigmas}; give standard deviations > 0")
+    return in_float32(sigmas)
 
 
 def _positions(height: int, width: int) -> np.ndarray:

@@ -144,6 +144,7 @@ def _check_confusion(confusion: ArrayLike) -> np.ndarray:
     counts = np.asarray(confusion)
     if counts.ndim != 2 or counts.shape[1] - counts.shape[0] not in (0, 1):
         raise InputError(f"confusion: counts (n, n) or (n, n + 1) expected, got shape {counts.shape}")
-    if counts.dtype.kind not in "iuf" or not ((counts >= 0) & (counts <= MOST)).all():
+    numbers = counts.astype(np.float64) if counts.dtype.kind in "iuf" else np.array(np.nan)
+    if not ((numbers >= 0) & (numbers <= MOST)).all():
         raise InputError(f"confusion: counts of 0 to 2^53 expected, got others in {counts.dtype}")
-    return counts.astype(np.float64)
+    return numbers

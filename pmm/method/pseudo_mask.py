@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX, smoothing
-from pmm.method.cam import check_cam, check_class_ids
-from pmm.method.crf import JOINT_CRF, PPMG_CRF, CRFSettings, DenseCRF, check_image
+from pmm.method.cam import check_cam, check_class_ids, check_image, in_float32
+from pmm.method.crf import JOINT_CRF, PPMG_CRF, CRFSettings, DenseCRF
 
 # None: this method's settings in the released code. A DenseCRF must have been built for the same image.
 CRFChoice = CRFSettings | DenseCRF | None
@@ -176,7 +176,7 @@ def proportion(cam: ArrayLike, mask: ArrayLike, variant: str = "official") -> np
         raise InputError(f"mask: bool of shape {maps.shape} expected, got {region.dtype} of {region.shape}")
     offset = 1.0 if smoothing.check_variant(variant) == "official" else 0.0
     total = np.sum(maps, axis=(1, 2), where=region, dtype=np.float64, keepdims=True) + offset  # (C, 1, 1)
-    total[total > 0] = smoothing.in_float32(total[total > 0])  # 1 / total is finite then
+    total[total > 0] = in_float32(total[total > 0])  # 1 / total is finite then
     return np.divide(maps, total, out=np.zeros(maps.shape, np.float32), where=total > 0)
 
 
@@ -275,7 +275,7 @@ def _check_alpha(alpha: float) -> float:
         raise InputError(
             f"alpha: {alpha} is not a finite number > 0; the released code uses 11 in PPMG, 24 in the joint CRF"
         )
-    return float(smoothing.in_float32(alpha))
+    return float(in_float32(alpha))
 
 
 def _crf_for(image: np.ndarray, crf: CRFChoice, default: CRFSettings) -> DenseCRF:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
-from pmm.method.cam import check_cam
+from pmm.method.cam import check_cam, in_float32
 
 VARIANTS = ("paper", "official")  # the equations as printed; what the authors' released code computes
 MIN_EXPONENT = 0.01  # floor of 1 - s * c_v: at 0 the map would be flat, below 0 inverted, with 0 -> inf
@@ -169,21 +169,9 @@ def check_variant(variant: str) -> str:
     return variant
 
 
-def in_float32(positive: ArrayLike) -> np.ndarray:
-    """Return positive numbers as float32; those beyond its range become its smallest or largest, never 0 or infinity.
-
-    Examples:
-        >>> in_float32([1e-300, 0.5])
-        array([1.1754944e-38, 5.0000000e-01], dtype=float32)
-    """
-    return np.clip(positive, np.finfo(np.float32).tiny, np.finfo(np.float32).max).astype(np.float32)
-
-
 def _check_channels(name: str, values: ArrayLike) -> np.ndarray:
     """Return a flat list of finite numbers >= 0 as float64, raise InputError otherwise."""
     numbers = np.asarray(values)
-    if not numbers.size:
-        numbers = numbers.reshape(-1).astype(np.float64)
     if numbers.ndim != 1 or numbers.dtype.kind not in "fiu":
         raise InputError(f"{name}: a flat list of numbers expected, got shape {numbers.shape} of {numbers.dtype}")
     if not np.isfinite(numbers).all() or (numbers < 0).any():

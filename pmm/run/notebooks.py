@@ -13,9 +13,11 @@ are imported after the first kernel has been started.
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from pmm.run.pages import Page
 
 USER_ERRORS = (InputError.__name__, MissingDependency.__name__)
+NO_PLACE = (errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EFBIG, errno.EDQUOT)  # where a file cannot be written
 SAMPLE_SECONDS = 0.5
 
 
@@ -128,7 +131,7 @@ def run_notebooks(
 
     Raises:
         InputError: no such notebook, another process is at work in the run's folder, or it belongs to other data; or a
-            notebook met bad input: the message is the notebook's own line then.
+            notebook met bad input or a full or closed folder: the message is the notebook's own line then.
         NotebookError: a notebook failed otherwise; the message names notebook, cell and executed copy.
     """
     chosen = find_notebooks(notebooks, folder)
@@ -227,6 +230,9 @@ def _translate(error: PapermillExecutionError, notebook: Path, output: Path) -> 
         return KeyboardInterrupt()
     if error.ename in USER_ERRORS:
         return InputError(" ".join(error.evalue.split()))
+    number = re.match(r"\[Errno (\d+)\] ", error.evalue)
+    if number and int(number[1]) in NO_PLACE:
+        return InputError(f"{error.evalue[number.end() :]}; check the rights and the space; executed copy: {output}")
     what = " ".join(f"{error.ename}: {error.evalue}".split())
     message = f"{notebook.name}, cell In [{error.exec_count}]: {what}; executed copy: {output}"
     return NotebookError(message, "\n".join(error.traceback))
