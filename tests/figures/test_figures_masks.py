@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from pmm.figures import masks, tables, training
 from pmm.figures.style import mask_to_rgb, to_png
 from pmm.method.crf import CRFSettings
-from pmm.method.pseudo_mask import background_score, ppmg_steps
+from pmm.method.pseudo_mask import background_score, ppmg, ppmg_steps
 from pmm.method.smoothing import coefficient_of_variation
 from pmm.run.folder import RunFolder
 
@@ -128,6 +128,29 @@ def test_background_figure_draws_the_scores():
     assert titles(figure)[:3] == ["image", "strongest CAM", "background, alpha 2"]
     assert drawn(figure)[1].tolist() == cam.max(0).tolist()
     assert np.array_equal(drawn(figure)[2], background_score(cam, 2))
+
+
+def test_each_setting_of_the_crf_is_drawn_at_its_values():
+    experiment = FakeExperiment()
+    settings = {"gauss_compat": (0, 30), "iterations": (2, 5)}
+    figure = masks.crf_settings_figure(experiment, "a", settings)
+    made = {
+        name: ppmg(
+            np.zeros((4, 6, 3), np.uint8), experiment.cam("a")[1], [1, 2], s=0.3, alpha=1.0, t=0.05, variant="paper",
+            crf=CRFSettings(**{"iterations": 1, **changed}),
+        )
+        for name, changed in {
+            "without": {"gauss_compat": 0, "bilateral_compat": 0}, "run": {},
+            "low": {"gauss_compat": 0}, "high": {"gauss_compat": 30}, "two": {"iterations": 2}, "five": {"iterations": 5},
+        }.items()
+    }  # fmt: skip
+    pictures = drawn(figure)
+    for place, mask in zip([1, 2, 4, 5, 6, 7], made.values(), strict=True):
+        assert np.array_equal(pictures[place], mask_to_rgb(mask, experiment.data.class_names))
+    foreground = f"{100 * (made['high'] > 0).mean():.0f} %"
+    assert titles(figure)[5].split() == ["gauss_compat", "30", "instead", "of", "10:", *foreground.split()]
+    assert titles(figure)[3] == "ground truth"
+    assert titles(masks.crf_settings_figure(experiment, "c", settings))[3] == ""  # no ground truth
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])
