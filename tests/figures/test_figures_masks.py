@@ -132,25 +132,22 @@ def test_background_figure_draws_the_scores():
 
 def test_each_setting_of_the_crf_is_drawn_at_its_values():
     experiment = FakeExperiment()
-    settings = {"gauss_compat": (0, 30), "iterations": (2, 5)}
-    figure = masks.crf_settings_figure(experiment, "a", settings)
-    made = {
-        name: ppmg(
-            np.zeros((4, 6, 3), np.uint8), experiment.cam("a")[1], [1, 2], s=0.3, alpha=1.0, t=0.05, variant="paper",
-            crf=CRFSettings(**{"iterations": 1, **changed}),
-        )
-        for name, changed in {
-            "without": {"gauss_compat": 0, "bilateral_compat": 0}, "run": {},
-            "low": {"gauss_compat": 0}, "high": {"gauss_compat": 30}, "two": {"iterations": 2}, "five": {"iterations": 5},
-        }.items()
-    }  # fmt: skip
-    pictures = drawn(figure)
-    for place, mask in zip([1, 2, 4, 5, 6, 7], made.values(), strict=True):
-        assert np.array_equal(pictures[place], mask_to_rgb(mask, experiment.data.class_names))
-    foreground = f"{100 * (made['high'] > 0).mean():.0f} %"
-    assert titles(figure)[5].split() == ["gauss_compat", "30", "instead", "of", "10:", *foreground.split()]
+    image, cam = experiment.data.image("a"), experiment.cam("a")[1]
+
+    def mask(**changed):
+        crf = CRFSettings(**{"iterations": 1, **changed})
+        return ppmg(image, cam, [1, 2], s=0.3, alpha=1.0, t=0.05, variant="paper", crf=crf)
+
+    values = {"gauss_compat": (0, 30), "gauss_sxy": (1, 9)}
+    figure = masks.crf_settings_figure(experiment, "a", values)
+    made = [mask(gauss_compat=0, bilateral_compat=0), mask()]
+    made += [mask(**{name: value}) for name, pair in values.items() for value in pair]
+    assert len({each.tobytes() for each in made}) > 2
+    for place, each in zip([1, 2, 4, 5, 6, 7], made, strict=True):
+        assert np.array_equal(drawn(figure)[place], mask_to_rgb(each, experiment.data.class_names))
     assert titles(figure)[3] == "ground truth"
-    assert titles(masks.crf_settings_figure(experiment, "c", settings))[3] == ""  # no ground truth
+    assert titles(figure)[5] == f"gauss_compat 30\ninstead of 10: {(made[3] > 0).mean():.0%}".replace("%", " %")
+    assert titles(masks.crf_settings_figure(experiment, "c", values))[3] == ""  # no ground truth
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])
