@@ -131,8 +131,9 @@ def test_background_figure_draws_the_scores():
 
 
 def test_each_setting_of_the_crf_is_drawn_at_its_values():
-    experiment = FakeExperiment()
-    image, cam = experiment.data.image("a"), experiment.cam("a")[1]
+    experiment, rng = FakeExperiment(), np.random.default_rng(0)
+    image, cam = rng.integers(0, 40, (12, 16, 3), dtype=np.uint8), rng.random((2, 12, 16), dtype=np.float32)
+    experiment.data.image, experiment.cam = lambda i: image, lambda i: ([1, 2], cam)
 
     def mask(**changed):
         crf = CRFSettings(**{"iterations": 1, **changed})
