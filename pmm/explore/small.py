@@ -53,7 +53,8 @@ class SmallView(widgets.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """Add the picture as HTML, for pages without a kernel."""
         bundle = dict(super()._repr_mimebundle_(**kwargs) or {})
-        note = f"{'. '.join(self.view.text)}. Without a kernel this is a picture; in JupyterLab it can be moved."
+        words = "; ".join(self.view.text)
+        note = f"{words[0].upper()}{words[1:]}. Without a kernel this is a picture; in JupyterLab it can be moved."
         bundle["text/html"] = figure_html(drawing.encoded(self.view.picture, "PNG"), note, self.view.alt)
         bundle["text/plain"] = f"[explorer] {self.view.alt}"
         return bundle
