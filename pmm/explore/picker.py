@@ -391,7 +391,7 @@ class ScenePicker:
             return
         index, chosen = imagenet_names().index(change["new"]), self.found.value
         photograph, self._offered = self._offered, None  # new options take the choice away for a moment
-        self.found.options = dict([self._entry(photograph, index), *self.found.options])
+        self.found.options = list(dict.fromkeys([self._entry(photograph, index), *self.found.options]))
         self._offered = photograph
         self.found.value = (*(i for i in chosen if i != index), index)
         self.search.value = ""
