@@ -31,7 +31,7 @@ WHY = {
 PRESETS = {
     "no smoothing": {"s": 0.0},
     "strong smoothing": {"s": 0.75},
-    "far too strong": {"s": 2.0},
+    "far too strong": {"s": 3.0},
     "every pixel counts": {"t": 0.0},
 }
 PALE_BLUE, PALE_GREY = (170, 205, 230), (238, 238, 238)

@@ -290,7 +290,7 @@ def test_presets_set_all_sliders_and_the_menu_tells_where_they_stand(run):
         panel.preset.value = "this run"
         assert {key: panel.values()[key] for key in panel.initial} == panel.initial
     smoothing = explorer.panels[1]
-    assert smoothing.controls["s"].max == 2.0  # "far too strong" went beyond the range that is of use
+    assert smoothing.controls["s"].max == 3.0  # "far too strong" went beyond the range that is of use
     smoothing.controls["s"].value = 0.11
     assert smoothing.preset.value == "own values" and smoothing.controls["s"].value == 0.11
 
