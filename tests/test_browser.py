@@ -190,18 +190,19 @@ def check_one_screen(page):
 
 
 def check_prediction(page):
+    page.wait_for_function("document.querySelector('.pmm-tabs .mod-active').innerText.trim() === 'Pseudo-mask'")
     page.get_by_role("button", name="Predict first").click()
-    picture = page.locator("img.pmm-rows-2:visible")
-    before = picture.get_attribute("src")
-    handle = page.locator(".widget-slider:visible", has_text="alpha").locator(".noUi-handle")
-    handle.focus()
+    row = page.locator(".widget-slider:visible", has_text="alpha")
+    row.locator(".noUi-handle").focus()
     page.keyboard.press("PageDown")
     page.wait_for_selector("img.pmm-veiled:visible")
-    assert picture.get_attribute("src") == before
+    setting = f"alpha {row.locator('.widget-readout').inner_text()},"
+    label = page.locator(".pmm-alt").first
+    assert setting not in label.get_attribute("aria-label")
     page.screenshot(path=PAGES / "voila_predict.png")
     page.locator(".pmm-strip:visible").get_by_role("button", name="less").click()
     page.wait_for_selector(".pmm-question:visible >> text=/of 1 right so far/")
-    assert page.locator("img.pmm-veiled").count() == 0 and picture.get_attribute("src") != before
+    assert page.locator("img.pmm-veiled").count() == 0 and setting in label.get_attribute("aria-label")
     page.screenshot(path=PAGES / "voila_answer.png")
 
 

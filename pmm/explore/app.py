@@ -431,7 +431,7 @@ class Panel:
             f'<a download="{stem}.{end}" href="data:{kind};base64,{base64.b64encode(content).decode()}">{name}</a>'
             for name, (end, kind, content) in files.items()
         )
-        self.links.value = f'<span class="pmm-files">Download: {", ".join(links)}</span>'
+        self.links.value = f'<span class="pmm-files">Download: {" ".join(links)}</span>'
 
     def _offer(self, scene: ExplorerScene, wanted: int) -> int:
         """Put the scene's classes into the menu and return the class to show: the wanted one if it is there."""
@@ -508,7 +508,7 @@ class Explorer(widgets.VBox):
         for stack in (tools, inputs, bodies):
             widgets.dlink((self.tabs, "index"), (stack, "selected_index"))
         self.tabs.observe(self.ask, "index")
-        self.predict.observe(self.ask, "value")
+        self.predict.observe(lambda change: None if change["new"] else self.ask(), "value")  # gives up what is hidden
 
     @property
     def panel(self) -> Panel:
@@ -577,7 +577,8 @@ STYLE = f"""
 .pmm-strip {{height: 42px; align-items: center; overflow: hidden;}}
 .pmm-words {{font-size: 16px; line-height: 1.4; margin: 0; padding-left: 18px; min-height: 68px;}}
 .pmm-alt {{position: absolute; width: 1px; height: 1px; overflow: hidden;}}
-.pmm-files, .pmm-files a {{font-size: 16px; margin-right: 6px;}}
+.pmm-files, .pmm-files a {{font-size: 16px; margin: 0 2px;}}
+.pmm-files a {{color: #0072B2; text-decoration: underline;}}
 .pmm-strip p {{font-size: 16px; line-height: 1.3; padding: 0 8px; margin: 0;}}
 .pmm-warning {{border-left: 6px solid #D55E00;}}
 .pmm-question {{border-left: 6px solid #0072B2;}}
