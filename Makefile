@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUN ?= demo
 PYTHON_VERSIONS := 3.10 3.11 3.12 3.13
 
 # Idle threads of OpenMP sleep instead of spinning, in kernels that load torch before pmm, too.
@@ -37,9 +38,9 @@ lint: $(STAMP) ## check style
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-explore: $(STAMP) ## open the sliders as a web page on this machine; make demo first
-	@test -f runs/demo/report.html || { echo "make: no runs/demo to explore; make demo first" >&2; exit 1; }
-	$(BIN)/voila runs/demo/notebooks/08_explorer.ipynb --Voila.root_dir=runs/demo --show_tracebacks=True \
+explore: $(STAMP) ## open the sliders as a web page, of runs/demo or: make explore RUN=mine
+	@test -f runs/$(RUN)/report.html || { echo "make: no runs/$(RUN) to explore; run it first (make demo), or name another: make explore RUN=mine" >&2; exit 1; }
+	$(BIN)/voila runs/$(RUN)/notebooks/08_explorer.ipynb --Voila.root_dir=runs/$(RUN) --show_tracebacks=True \
 	  --VoilaExporter.filters=markdown2html=pmm.run.pages.voila_html --VoilaConfiguration.file_allowlist='.*\.html'
 
 explorer: $(STAMP) ## write docs/explorer.html, the sliders that need no Python, of runs/demo; make demo first

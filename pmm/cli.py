@@ -143,11 +143,13 @@ def voc2012(root: Path) -> None:
 @click.option("--root", required=True, type=_path, metavar="DIR", help="COCO's folder, which holds annotations/.")
 @click.option("--split", "splits", multiple=True, metavar="NAME", help="Only this, e.g. val2014; may be repeated.")
 @click.option("--out", required=True, type=_path, metavar="DIR", help="Where the label maps go.")
-def coco2014(root: Path, splits: Sequence[str], out: Path) -> None:
+@click.option("--workers", type=click.IntRange(0, 1024), default=0, help="Images at a time; by default one a core.")
+@click.option("--scheduler", default="", metavar="ADDRESS", help="Dask cluster, tcp://host:port, instead.")
+def coco2014(root: Path, splits: Sequence[str], out: Path, workers: int, scheduler: str) -> None:
     """Write COCO's objects as label maps (palette PNGs) with a table of labels; goes on where it stopped."""
     from pmm.run.datasets import convert_coco
 
-    _tell(convert_coco(root, out, splits))
+    _tell(convert_coco(root, out, splits, workers=workers, scheduler=scheduler))
 
 
 def _tell(found: Iterable[tuple[str, list[str]]]) -> None:

@@ -104,7 +104,8 @@ def map_images(
         workers: calls at a time; 0 takes `available_threads()`.
         processes: use processes, for a function that does not release the GIL; it must be picklable then.
         scheduler: address of a Dask cluster, tcp://host:port, whose workers make the calls; they see the same disk. A
-            worker that dies is replaced by the others. Empty: this machine.
+            worker that dies is replaced by the others. The function, with all that it holds, goes to each worker once;
+            it and the items must be picklable. Empty: this machine.
 
     Raises:
         InputError: the scheduler does not answer, or has no worker.
@@ -135,10 +136,11 @@ def _map_on_cluster(scheduler: str, function: Callable[[T], R], items: Iterable[
         cores = sum(client.ncores().values())
         if not cores:
             raise InputError(f"scheduler = {scheduler}: has no worker; start one with: dask worker {scheduler}")
+        with joblib.parallel_config(backend="dask", client=client, scatter=[function]):
+            pool = joblib.Parallel()
         left = iter(items)
         while block := list(islice(left, BLOCK * cores)):
-            with joblib.parallel_config(backend="dask", client=client):
-                yield from joblib.Parallel()(joblib.delayed(_alone)(function, item) for item in block)
+            yield from pool(joblib.delayed(_alone)(function, item) for item in block)
 
 
 def _alone(function: Callable[[T], R], item: T) -> R:

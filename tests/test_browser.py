@@ -29,6 +29,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
 PATIENCE = 240_000
 """Milliseconds a page may take to run its cells."""
+PROJECTOR = {"width": 1280, "height": 720}
+DRAWN = "() => [...document.querySelectorAll('.pmm-words')].some(e => e.offsetParent && e.innerText)"
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -115,7 +117,7 @@ def move(page, slider, key):
     before, text = picture.get_attribute("src"), words.inner_text()
     row = page.locator(".widget-slider", has_text=slider).first
     row.locator(".noUi-handle").focus()
-    for _ in range(4):
+    for _ in range(8):
         page.keyboard.press(key)
     value = f"{slider.split(',')[0]} {row.locator('.widget-readout').inner_text()}"
     changed = """([src, text, value]) => document.querySelector('img.pmm-picture.pmm-rows-2').src !== src
@@ -132,7 +134,7 @@ def check_page(page, name):
     box = picture.bounding_box()
     page.screenshot(path=PAGES / f"{name}_opened.png")
     assert "ground truth" in move(page, "s, smoothing", "ArrowRight")
-    assert "points against the previous setting" in move(page, "alpha, background", "ArrowRight")
+    assert "points against the previous setting" in move(page, "alpha", "ArrowRight")
     picture.scroll_into_view_if_needed()
     page.screenshot(path=PAGES / f"{name}_moved.png")
     after = picture.bounding_box()
@@ -144,12 +146,69 @@ def check_page(page, name):
 def test_the_explorer_in_voila(page, params):
     path = parameterised("08_explorer.ipynb", params)
     with server("voila", str(path), "--show_tracebacks=True") as address:
+        page.set_viewport_size(PROJECTOR)
         page.goto(address, timeout=PATIENCE)
         check_page(page, "voila")
+        check_one_screen(page)
+        check_prediction(page)
+
+
+def bottom(locator):
+    box = locator.bounding_box()
+    assert box["x"] >= 0 and box["y"] >= 0 and box["x"] + box["width"] <= PROJECTOR["width"]
+    return box["y"] + box["height"]
+
+
+def check_one_screen(page):
+    """Tabs, thumbnails, sliders and both rows of pictures stand on a projector's screen, and nothing moves them."""
+    page.evaluate("document.querySelector('#rendered_cells').scrollTop = 0")
+    shown = page.locator(".widget-slider:visible, .pmm-tabs, .pmm-gallery, img.pmm-rows-2:visible")
+    assert shown.count() == 7
+    assert max(bottom(part) for part in shown.all()) <= PROJECTOR["height"]
+    picture = page.locator("img.pmm-rows-2:visible")
+    before = picture.bounding_box()
+    assert page.locator(".pmm-tabs").bounding_box()["y"] < 40 and before["width"] >= 1190
+    for part in (".widget-slider:visible .widget-label", ".widget-slider:visible .widget-readout", "select:visible"):
+        sizes = page.locator(part).evaluate_all("found => found.map(e => parseFloat(getComputedStyle(e).fontSize))")
+        assert sizes and min(sizes) >= 16
+    live = page.locator(".widget-slider:visible", has_text="s, smoothing").locator(".noUi-target")
+    assert live.bounding_box()["width"] >= 230
+    unused = page.locator(".widget-slider:visible", has_text="threshold: not in PPMG")
+    assert unused.locator(".noUi-target[disabled]").count() == 1
+    for title in ("Smoothing", "Under-fitting"):
+        page.get_by_role("button", name=title).click()
+        page.wait_for_function(f"document.querySelector('.pmm-tabs .mod-active').innerText.trim() === '{title}'")
+        page.wait_for_function(DRAWN, timeout=PATIENCE)
+        assert page.locator("img.pmm-rows-2:visible").bounding_box() == before
+        page.screenshot(path=PAGES / f"voila_{title}.png")
+    page.get_by_role("button", name="Smoothing").click()
+    page.locator("select:visible").filter(has_text="flower").select_option(index=1)  # the first one's CAM is empty
+    page.locator("select:visible").filter(has_text="far too strong").select_option(label="far too strong")
+    page.wait_for_selector(".pmm-warning:visible")
+    assert page.locator("img.pmm-rows-2:visible").bounding_box() == before  # the warning has a place of its own
+    page.get_by_role("button", name="Pseudo-mask").click()
+
+
+def check_prediction(page):
+    page.wait_for_function("document.querySelector('.pmm-tabs .mod-active').innerText.trim() === 'Pseudo-mask'")
+    page.get_by_role("button", name="Predict first").click()
+    row = page.locator(".widget-slider:visible", has_text="alpha")
+    row.locator(".noUi-handle").focus()
+    page.keyboard.press("PageDown")
+    page.wait_for_selector("img.pmm-veiled:visible")
+    setting = f"alpha {row.locator('.widget-readout').inner_text()},"
+    label = page.locator(".pmm-alt").first
+    assert setting not in label.get_attribute("aria-label")
+    page.screenshot(path=PAGES / "voila_predict.png")
+    page.locator(".pmm-strip:visible").get_by_role("button", name="less").click()
+    page.wait_for_selector(".pmm-question:visible >> text=/of 1 right so far/")
+    assert page.locator("img.pmm-veiled").count() == 0 and setting in label.get_attribute("aria-label")
+    page.screenshot(path=PAGES / "voila_answer.png")
 
 
 def test_notebook_04_in_jupyterlab(page, params):
     path = parameterised("04_pseudo_masks.ipynb", params)
+    page.set_viewport_size({"width": 1400, "height": 1500})
     for name, values in SETTINGS.items():
         file = PAGES / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Masks on a Dask cluster, and trainings in two processes: the same results as on one machine and in one process."""
+"""Single images on a Dask cluster, trainings in two processes: the same results as on one machine, in one process."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from click.testing import CliRunner
 
@@ -18,9 +19,13 @@ from pmm.data.cams import save_cams
 from pmm.data.images import read_mask
 from pmm.data.scenes import compose_scene
 from pmm.errors import InputError
+from pmm.run.experiment import train
+from pmm.run.folder import RunFolder
+from pmm.run.params import run_path
 from pmm.threads import map_images
 
 ROOT = Path(__file__).resolve().parents[1]
+MADE = (".npz", ".png", ".pt", ".csv")
 
 
 def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch):
@@ -89,6 +94,36 @@ def test_a_worker_that_is_killed_costs_no_mask(inputs, cluster, tmp_path):
     assert make_masks(inputs, out, "-p", f"scheduler={cluster.scheduler_address}") == one
     killer.join(10)
     assert killed
+
+
+@pytest.mark.slow
+def test_every_image_of_a_run_may_be_computed_on_a_cluster(cluster, tmp_path):
+    """CAMs, masks, predictions and scores; trainings stay where they are."""
+    one, dask = (tiny.params(tmp_path / name, cyclic_crf=True) for name in ("one", "dask"))
+    train(one)
+    train(dask.model_copy(update={"scheduler": cluster.scheduler_address}))
+    files = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*") if path.suffix in MADE}
+    assert len(files) > 4 * 6
+    for file in files:
+        assert (tmp_path / "dask" / file).read_bytes() == (tmp_path / "one" / file).read_bytes(), file
+    own, other = (RunFolder(run_path(p)) for p in (one, dask))
+    for name in ("classifier", "masks/ppmg", "masks/cyclic1", "segmenter/pus/val"):
+        assert own.recorded(name).facts == other.recorded(name).facts and own.recorded(name).facts, name
+
+
+@pytest.mark.slow
+def test_coco_is_converted_on_a_cluster_as_here(cluster, tmp_path):
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install pycocotools")
+    coco = ROOT.parent / "shared" / "minicoco"
+    if not coco.is_dir():
+        pytest.skip(f"{coco} is not there: 30 images in COCO's layout")
+    for name, option in (("one", "--workers=1"), ("dask", f"--scheduler={cluster.scheduler_address}")):
+        command = ["data", "coco2014", "--root", str(coco), "--out", str(tmp_path / name), option]
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+    maps = {path.relative_to(tmp_path / "one"): path.read_bytes() for path in (tmp_path / "one").rglob("*.*")}
+    assert maps == {path.relative_to(tmp_path / "dask"): path.read_bytes() for path in (tmp_path / "dask").rglob("*.*")}
+    assert len(maps) > 30
 
 
 def two_processes(folder, *command):

@@ -6,7 +6,10 @@ import json
 import shutil
 import sys
 import tarfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -350,21 +353,47 @@ def test_voc_without_a_network_says_what_to_put_where(tmp_path, asked, monkeypat
     assert "benchmark.tgz" in result.stderr and "train_aug.txt and " in result.stderr
 
 
-def test_an_archive_that_was_put_there_by_hand_is_unpacked_without_a_network(tmp_path, monkeypatch):
+@pytest.fixture
+def archives(tmp_path, monkeypatch):
+    """Both archives, small ones, on a server of this machine whose addresses torchvision is told."""
     from torchvision.datasets import SBDataset
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
     monkeypatch.setitem(voc_module._VOC_SPLITS, "train", 2)
+    folder = tmp_path / "archives"
+    folder.mkdir()
     made = ((make_voc, "VOCdevkit/VOC2012", "w"), (make_sbd, "benchmark_RELEASE", "w:gz"))
-    sums = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder))
+    keys = []
     for name, (make, place, mode) in zip(BOTH, made, strict=True):
         make(tmp_path / "source" / place)
-        with tarfile.open(tmp_path / name, mode) as archive:
+        with tarfile.open(folder / name, mode) as archive:
             archive.add(tmp_path / "source" / place, place)
-        sums.append(hashlib.md5((tmp_path / name).read_bytes()).hexdigest())
-    shutil.rmtree(tmp_path / "source")
-    monkeypatch.setitem(DATASET_YEAR_DICT["2012"], "md5", sums[0])
-    monkeypatch.setattr(SBDataset, "md5", sums[1])
+        md5 = hashlib.md5((folder / name).read_bytes()).hexdigest()
+        keys.append({"url": f"http://127.0.0.1:{server.server_port}/{name}", "md5": md5})
+    for key in keys[0]:
+        monkeypatch.setitem(DATASET_YEAR_DICT["2012"], key, keys[0][key])
+        monkeypatch.setattr(SBDataset, key, keys[1][key])
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield folder
+    server.shutdown()
+
+
+def test_both_archives_are_downloaded_proven_and_unpacked(tmp_path, archives):
+    assert "4 images, 4 new masks" in call("voc2012", "--root", tmp_path / "voc").stdout
+    assert {path.name for path in (tmp_path / "voc").iterdir()} == {"VOCdevkit", "benchmark_RELEASE", *BOTH}
+
+
+def test_an_archive_that_changed_on_its_way_is_refused(tmp_path, archives):
+    (archives / BOTH[1]).write_bytes((archives / BOTH[1]).read_bytes()[:-9])
+    said = refusal("voc2012", "--root", tmp_path / "voc")
+    assert f"{BOTH[1]}: cannot be downloaded and unpacked (File not found or corrupted.); get" in said
+    assert not (tmp_path / "voc" / "benchmark_RELEASE").exists()
+
+
+def test_archives_that_were_put_there_by_hand_are_unpacked_without_a_network(tmp_path, archives):
+    for name in BOTH:
+        shutil.move(archives / name, tmp_path / name)
     assert "4 images, 4 new masks" in call("voc2012", "--root", tmp_path).stdout
 
 

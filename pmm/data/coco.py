@@ -4,6 +4,7 @@ import json
 import math
 import re
 from array import array
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,40 +87,29 @@ class COCOData(SegmentationData):
 
     def image_path(self, image_id: str) -> Path:
         """As in `SegmentationData`: the file in the split's folder."""
-        return self._record(image_id).path
+        return self.record(image_id).path
 
     def has_mask(self, image_id: str) -> bool:
         """Whether a split names the image: every annotated image has a ground truth."""
         try:
-            return bool(self._record(image_id))
+            return bool(self.record(image_id))
         except InputError:
             return False
 
     def mask(self, image_id: str) -> np.ndarray:
-        """As in `SegmentationData`: crowds are unknown, smaller objects lie on larger ones.
-
-        InputError where an outline is malformed, MissingDependency where pycocotools is not installed.
-        """
-        record = self._record(image_id)
-        if (size := image_size(record.path)[::-1]) != record.size:
-            sizes = " and ".join(f"{width} x {height} px" for height, width in (record.size, size))
-            raise InputError(f"{record.path}: {record.source.name} and the file have {sizes}; take files of one set")
-        mask = np.zeros(record.size, np.uint8)
-        for region in sorted(record.regions, key=lambda r: (not r.crowd, -r.area)):
-            value = IGNORE_INDEX if region.crowd else self.categories[region.category]
-            mask[_rasterise(region.outline, record)] = value
-        return mask
+        """As in `SegmentationData`, by `draw_mask`."""
+        return draw_mask(self.record(image_id), self.categories)
 
     def mask_source(self, image_id: str) -> Path:
         """As in `SegmentationData`: the annotation file of the image's split; InputError where no split names it."""
-        return self._record(image_id).source
+        return self.record(image_id).source
 
     def labels(self, image_id: str) -> tuple[int, ...]:
         """As in `SegmentationData`: the categories of the annotations, crowds included."""
-        return tuple(sorted({self.categories[region.category] for region in self._record(image_id).regions}))
+        return tuple(sorted({self.categories[region.category] for region in self.record(image_id).regions}))
 
-    def _record(self, image_id: str) -> CocoImage:
-        """Find an image, first in the splits that are read already."""
+    def record(self, image_id: str) -> CocoImage:
+        """Return an image's entry, found first in the splits that are read already; InputError for an unknown id."""
         for split in sorted(self._files, key=lambda split: split not in self._splits):
             if image_id in self._split(split):
                 return self._splits[split][image_id]
@@ -179,6 +169,30 @@ class COCOData(SegmentationData):
         if len(by_id) < len(content["images"]):
             raise InputError(f"{path}: names an image twice; download the file anew")
         return by_id
+
+
+def draw_mask(image: CocoImage, categories: Mapping[int, int]) -> np.ndarray:
+    """Draw the objects of an image: crowds are unknown, smaller objects lie on larger ones.
+
+    Args:
+        image: its entry.
+        categories: COCO's id -> class id.
+
+    Returns:
+        (H,W) uint8.
+
+    Raises:
+        InputError: an outline is malformed, or the file has another size than its entry.
+        MissingDependency: pycocotools is not installed.
+    """
+    if (size := image_size(image.path)[::-1]) != image.size:
+        sizes = " and ".join(f"{width} x {height} px" for height, width in (image.size, size))
+        raise InputError(f"{image.path}: {image.source.name} and the file have {sizes}; take files of one set")
+    mask = np.zeros(image.size, np.uint8)
+    for region in sorted(image.regions, key=lambda r: (not r.crowd, -r.area)):
+        value = IGNORE_INDEX if region.crowd else categories[region.category]
+        mask[_rasterise(region.outline, image)] = value
+    return mask
 
 
 def _year(file_name: str) -> str:

@@ -22,12 +22,12 @@ from pmm.figures.style import HEAT, LINES, figure_html, keep, text_colour
 from pmm.method import IGNORE_INDEX
 from pmm.run.folder import RunFolder
 
-CELL = (292, 219)  # width and height of a cell, pixels; four of them make the width of a picture
-GAP, TITLE, LEGEND = 12, 28, 26  # pixels between cells; height of a cell's title, and of the line of class colours
-WIDTH = 4 * CELL[0] + 3 * GAP
-WHOLE, HALF = (WIDTH, CELL[1]), ((WIDTH - GAP) // 2, CELL[1])  # cells of a row that has only one or two
+CELL = (232, 174)  # width and height of a cell, pixels; five of them make the width of a picture
+GAP, TITLE, LEGEND = 10, 26, 24  # pixels between cells; height of a cell's title, and of the line of class colours
+WIDTH = 5 * CELL[0] + 4 * GAP
+WHOLE, HALF, THIRD, QUARTER = (((WIDTH + GAP) // n - GAP, CELL[1]) for n in (1, 2, 3, 4))  # cells of a row of fewer
 FINE = 2  # lines of charts are drawn so many times larger and then reduced, which smooths them
-TEXT = 15  # font size in charts, pixels
+TEXT = 16  # font size in charts, pixels
 
 RGB = tuple[int, ...]
 INK, FAINT, RULE, PAPER, PLATE = (25, 25, 25), (120, 120, 120), (225, 225, 225), (255, 255, 255), (244, 244, 244)
@@ -47,6 +47,8 @@ class View:
     numbers: dict[str, Any] = field(default_factory=dict)  # those behind the text
     warning: str = ""  # what went out of range and what was done about it; empty where nothing did
     subject: str = ""  # what of the scene it is about, such as a class: part of the name of a saved picture
+    mask: np.ndarray | None = None  # (H, W) uint8 pseudo-mask that can be downloaded; None where the view makes none
+    file_note: str = ""  # what follows its name in the first line of its parameter file
 
 
 def show_view(view: View, caption: str, name: str | None = None, run: RunFolder | Path | None = None) -> None:
@@ -60,11 +62,15 @@ def show_view(view: View, caption: str, name: str | None = None, run: RunFolder 
     display(bundle, raw=True, metadata={"alt": view.alt})
 
 
-def encoded(picture: np.ndarray, kind: str) -> bytes:
-    """Return a picture as "PNG", for what is kept, or as "JPEG", in a tenth of the time, for what follows the hand."""
-    buffer = io.BytesIO()
-    options = {"quality": 92, "subsampling": 0} if kind == "JPEG" else {}
-    Image.fromarray(picture).save(buffer, kind, **options)
+def encoded(picture: np.ndarray, kind: str, palette: np.ndarray | None = None) -> bytes:
+    """Return a picture as "PNG", for what is kept, or as "JPEG", in a tenth of the time, for what follows the hand.
+
+    A mask (H, W) uint8 becomes an index PNG with the (256, 3) uint8 colours of `palette`.
+    """
+    buffer, image = io.BytesIO(), Image.fromarray(picture)
+    if palette is not None:
+        image.putpalette(palette.tobytes())
+    image.save(buffer, kind, **({"quality": 92, "subsampling": 0} if kind == "JPEG" else {}))
     return buffer.getvalue()
 
 
@@ -197,22 +203,29 @@ def page_height(rows: int) -> int:
     return rows * (TITLE + CELL[1] + GAP) + LEGEND
 
 
-def grid(rows: Sequence[Sequence[Cell]], legend: Mapping[str, RGB] | None = None) -> np.ndarray:
+def big_cell(columns: int, rows: int = 2) -> tuple[int, int]:
+    """Return width and height of a cell that is as high as so many rows, title included."""
+    return (WIDTH + GAP) // columns - GAP, rows * (TITLE + CELL[1] + GAP) - TITLE - GAP
+
+
+def grid(rows: Sequence[Sequence[Cell]], legend: Mapping[str, RGB] | None = None, big: bool = False) -> np.ndarray:
     """Set titled pictures in rows of equal width, with a legend of class colours below.
 
     Args:
-        rows: cells of each row; a row of fewer than four gets wider cells.
+        rows: cells of each row; a row of fewer than five gets wider cells.
         legend: class name -> colour; an empty line is left where there is none.
+        big: each row is as high as two: its cells are those of `big_cell`.
 
     Returns:
         (H, W, 3) uint8, of a size that depends only on the number of rows.
     """
-    page = np.full((page_height(len(rows)), WIDTH, 3), PAPER, np.uint8)
+    page = np.full((page_height(len(rows) * (1 + big)), WIDTH, 3), PAPER, np.uint8)
     for number, cells in enumerate(rows):
-        top, cell = number * (TITLE + CELL[1] + GAP), ((WIDTH + GAP) // len(cells) - GAP, CELL[1])
+        cell = big_cell(len(cells), 1 + big)
+        top = number * (TITLE + cell[1] + GAP)
         for left, (title, picture) in zip(range(0, WIDTH, cell[0] + GAP), cells, strict=False):
             page[top : top + TITLE, left : left + cell[0]] = _title(title, cell[0])
-            page[top + TITLE : top + TITLE + CELL[1], left : left + cell[0]] = in_cell(picture, cell)
+            page[top + TITLE : top + TITLE + cell[1], left : left + cell[0]] = in_cell(picture, cell)
     page[-LEGEND:] = _legend(tuple((legend or {}).items()))
     return page
 

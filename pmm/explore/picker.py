@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import html
 import tempfile
 import uuid
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -26,8 +26,8 @@ from pmm.errors import InputError
 from pmm.explore import drawing
 from pmm.figures.style import spaced
 from pmm.method import IGNORE_INDEX
-from pmm.method.cam import check_cam, check_class_ids
-from pmm.method.crf import CRFSettings, DenseCRF, check_image
+from pmm.method.cam import check_cam, check_class_ids, check_image
+from pmm.method.crf import CRFSettings, DenseCRF
 from pmm.networks.inference import multi_scale_cam, scaled_batch
 from pmm.networks.models import EMBEDDED_BACKBONE, CamClassifier, embedded_imagenet_state, image_statistics
 from pmm.run.experiment import Experiment
@@ -35,8 +35,8 @@ from pmm.run.experiment import Experiment
 KEPT = 6  # results of each kind that a scene remembers; the oldest goes first
 LONGEST_SIDE, SHORTEST_SIDE = 500, 32  # larger photographs are made smaller, to VOC's size; smaller ones are refused
 CANDIDATES = 5  # classes of a photograph to choose from: those with the highest scores
-THUMBNAIL = (112, 84)
-CHOOSE = "The CAM comes from ImageNet's classes of the embedded network: choose one or more."
+THUMBNAIL = (72, 54)
+ALIKE = 105  # two class colours nearer than this, as a distance in RGB, are no good first example
 T = TypeVar("T")
 
 
@@ -93,27 +93,33 @@ class ExplorerScene:
         labels = {**self.labels, IGNORE_INDEX: "not evaluated"} if unknown else self.labels
         return {name: self.colour(value) for value, name in labels.items()}
 
-    def small_image(self) -> np.ndarray:
+    def small_image(self, cell: tuple[int, int] = drawing.CELL) -> np.ndarray:
         """Return the image (h, w, 3) at the size at which the views show it."""
-        return self.remember("small", "image", lambda: drawing.shrink(self.image))
+        return self.remember("small", ("image", cell), lambda: drawing.shrink(self.image, cell))
 
-    def small_mask(self, mask: np.ndarray) -> np.ndarray:
+    def small_mask(self, mask: np.ndarray, cell: tuple[int, int] = drawing.CELL) -> np.ndarray:
         """Return a mask (H, W) uint8 over the image, (h, w, 3)."""
-        small = drawing.shrink(mask, smooth=False)
-        return drawing.class_overlay(self.small_image(), small, class_palette(self.class_names))
+        small = drawing.shrink(mask, cell, smooth=False)
+        return drawing.class_overlay(self.small_image(cell), small, class_palette(self.class_names))
 
-    def small_truth(self, instead: str) -> np.ndarray:
+    def small_truth(self, instead: str, cell: tuple[int, int] = drawing.CELL) -> np.ndarray:
         """Return the ground truth over the image (h, w, 3), or a cell that says what is to be said without one."""
         if self.truth is None:
-            return drawing.message(instead)
-        return self.remember("small", "truth", lambda: self.small_mask(self.truth))
+            return drawing.message(instead, cell)
+        return self.remember("small", ("truth", cell), lambda: self.small_mask(self.truth, cell))
 
-    def class_heat(self, values: np.ndarray, class_id: int | None) -> np.ndarray:
-        """Return a map (H, W) in [0, 1] over the image, (h, w, 3), with the name of its class if it has one."""
-        picture = drawing.heat(drawing.shrink(values), image=self.small_image())
+    def class_heat(
+        self, values: np.ndarray, class_id: int | None, top: float = 1.0, cell: tuple[int, int] = drawing.CELL
+    ) -> np.ndarray:
+        """Return a map (H, W) in [0, top] over the image, (h, w, 3), with the name of its class if it has one."""
+        picture = drawing.heat(drawing.shrink(values, cell), top, self.small_image(cell))
         if class_id is None:
             return picture
         return drawing.name_tag(picture, self.labels[class_id], self.colour(class_id))
+
+    def mask_png(self, mask: np.ndarray) -> bytes:
+        """Return a mask (H, W) uint8 as an index PNG in this scene's colours."""
+        return drawing.encoded(mask, "PNG", class_palette(self.class_names))
 
     def crf(self, settings: CRFSettings) -> DenseCRF:
         """Return the dense CRF of this image; its lattices stay while sliders move."""
@@ -128,12 +134,6 @@ class ExplorerScene:
                 known.popitem(last=False)
         known.move_to_end(key)
         return known[key]
-
-    def only(self, class_ids: Sequence[int]) -> ExplorerScene:
-        """Return this scene with some of its classes; errors as `channel`."""
-        channels = [self.channel(i) for i in class_ids]
-        names = tuple(self.names[c] for c in channels)
-        return replace(self, cam=self.cam[channels], class_ids=tuple(class_ids), names=names, _memory={})
 
 
 def load_scene(experiment: Experiment, image_id: str) -> ExplorerScene:
@@ -158,12 +158,20 @@ def load_scene(experiment: Experiment, image_id: str) -> ExplorerScene:
 def gallery_ids(experiment: Experiment, count: int = 8) -> list[str]:
     """Choose at most `count` training images for the thumbnails.
 
-    They are spread over the run; those with ground truth come first, then those of about two classes.
+    They are spread over the run; those with ground truth come first, then those of about two classes, then those
+    whose classes have colours that nobody mixes up.
     """
     data, ids = experiment.data, experiment.train_ids
-    places = np.linspace(0, len(ids) - 1, min(len(ids), 10 * count)).round().astype(int)
-    spread = dict.fromkeys(ids[place] for place in places)
-    return sorted(spread, key=lambda i: (not data.has_mask(i), abs(len(data.labels(i)) - 2)))[:count]
+    places = np.linspace(0, len(ids) - 1, min(len(ids), 30 * count)).round().astype(int)
+    spread, palette = dict.fromkeys(ids[place] for place in places), class_palette(data.class_names).astype(float)
+
+    def order(image_id: str) -> tuple[bool, int, bool]:
+        """Return what sorts the better ones first."""
+        labels = data.labels(image_id)
+        nearest = min((np.linalg.norm(palette[a] - palette[b]) for a, b in combinations(labels, 2)), default=ALIKE)
+        return not data.has_mask(image_id), abs(len(labels) - 2), bool(nearest < ALIKE)
+
+    return sorted(spread, key=order)[:count]
 
 
 def read_upload(content: bytes, name: str) -> tuple[np.ndarray, str]:
@@ -205,31 +213,71 @@ def _decode(content: bytes, name: str) -> np.ndarray:
             raise InputError(f"{str(error).replace(str(path), name)}; give a JPEG, PNG or WebP file") from None
 
 
-def load_photograph(content: bytes, name: str, first_id: int = 1) -> ExplorerScene:
-    """Turn an uploaded photograph into a scene whose CAM comes from ImageNet's classes.
+class _OnePhotograph(nn.Module):
+    """A classifier for one photograph: it remembers its maps of every size, so that another class costs no pass."""
 
-    The embedded EfficientNet-Lite0 names the five likeliest of its 1000 classes; its last layer, laid over the
-    feature map as a 1x1 convolution, is their CAM. `ExplorerScene.only` picks among them.
+    def __init__(self, model: CamClassifier):
+        super().__init__()
+        self.model, self._known = model, {}
+
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images (N,3,H,W) to class maps (N,1000,h,w)."""
+        if images.shape not in self._known:
+            self._known[images.shape] = self.model.maps(images)
+        return self._known[images.shape]
+
+
+class Photograph:
+    """A photograph of one's own, with a CAM of each of ImageNet's 1000 classes that is asked for.
+
+    The embedded EfficientNet-Lite0 scores the classes; its last layer, laid over the feature map as a 1x1
+    convolution, is their CAM. The network sees the photograph once.
 
     Args:
         content, name: as in `read_upload`.
-        first_id: mask value of the likeliest class; one that no class of the run has, for a colour of its own.
-
-    Returns:
-        A scene without ground truth; its classes are ordered by score.
+        first_id: mask value of the first class that is chosen; one that no class of the run has. Each class keeps
+            its value, and so its colour.
 
     Raises:
         InputError: the file is no usable image.
         MissingDependency: the embedded weights are not installed.
     """
+
+    def __init__(self, content: bytes, name: str, first_id: int = 1):
+        self.image, self.note = read_upload(content, name)
+        self.name, self._first_id = name, first_id
+        model, bias = _imagenet_classifier()
+        self._model = _OnePhotograph(model)
+        self._cams: dict[int, np.ndarray] = {}  # class -> (H, W); the order is that of the mask values
+        self._scenes: OrderedDict[tuple[int, ...], ExplorerScene] = OrderedDict()  # the last few, with their CRFs
+        self._options = {"scales": (0.5, 1.0, 1.5), "flip": True, "statistics": image_statistics(EMBEDDED_BACKBONE)}
+        logits = _scores(model, self.image) + bias
+        self.shares = logits.softmax(0).tolist()  # of each class, as the network splits its belief
+        self.ranked = logits.argsort(descending=True).tolist()  # classes, the likeliest first
+
+    def scene(self, classes: Sequence[int]) -> ExplorerScene:
+        """Return the scene of some of ImageNet's classes, 0 to 999; it has no ground truth."""
+        for index in classes:
+            if index not in self._cams:
+                self._cams[index] = multi_scale_cam(self._model, self.image, [index + 1], **self._options)[0]
+        if (key := tuple(classes)) not in self._scenes:
+            values = {index: self._first_id + place for place, index in enumerate(self._cams)}
+            ids, names = tuple(values[i] for i in key), tuple(imagenet_names()[i].split(",")[0] for i in key)
+            cam = np.stack([self._cams[i] for i in key])
+            self._scenes[key] = ExplorerScene(self.name, self.image, cam, ids, names, note=self.note)
+            if len(self._scenes) > KEPT:
+                self._scenes.popitem(last=False)
+        return self._scenes[key]
+
+
+@cache
+def imagenet_names() -> list[str]:
+    """Return the names of ImageNet's 1000 classes, several of one class behind each other with commas."""
     from timm.data import ImageNetInfo
 
-    image, note = read_upload(content, name)
-    ranked = _likeliest(image)
-    options = {"scales": (0.5, 1.0, 1.5), "flip": True, "statistics": image_statistics(EMBEDDED_BACKBONE)}
-    cam = multi_scale_cam(_imagenet_classifier()[0], image, [index + 1 for index in ranked], **options)
-    names = tuple(ImageNetInfo().index_to_description(i).split(",")[0] for i in ranked)
-    return ExplorerScene(name, image, cam, tuple(range(first_id, first_id + len(ranked))), names, note=note)
+    info = ImageNetInfo()
+    names = [info.index_to_description(index) for index in range(1000)]
+    return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 
 @cache
@@ -243,24 +291,28 @@ def _imagenet_classifier() -> tuple[CamClassifier, torch.Tensor]:
 
 
 @torch.inference_mode()
-def _likeliest(image: np.ndarray) -> list[int]:
-    """Return the indices of the five classes with the highest scores, at the scale of ImageNet's training."""
-    model, bias = _imagenet_classifier()
+def _scores(model: CamClassifier, image: np.ndarray) -> torch.Tensor:
+    """Return the logits (1000,) without bias, at the scale of ImageNet's training."""
     picture = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
     scale = min(1.0, 240 / min(image.shape[:2]))
     batch = scaled_batch(picture, scale, True, image_statistics(EMBEDDED_BACKBONE), torch.device("cpu"))
-    return (model(batch).mean(0) + bias).topk(CANDIDATES).indices.tolist()
+    return model(batch).mean(0)
+
+
+def style_sheet(rules: str) -> widgets.HTML:
+    """Return a widget that holds CSS and takes no room."""
+    return widgets.HTML(f"<style>{rules}</style>", layout=widgets.Layout(display="none"))
 
 
 class Source(NamedTuple):
-    """What is looked at: a training image, or some classes of an uploaded photograph."""
+    """What is looked at: a training image, or a photograph of one's own."""
 
-    read: Callable[[], ExplorerScene]  # reads image or photograph, once
-    chosen: tuple[int, ...] | None = None  # classes of the photograph, () for the likeliest; None: a training image
+    read: Callable[[], ExplorerScene | Photograph]  # once
+    own: bool = False
 
 
 class ScenePicker:
-    """Thumbnails, upload, and the classes found in an uploaded photograph.
+    """Thumbnails, upload, and the classes of an uploaded photograph.
 
     Args:
         experiment: the run.
@@ -271,56 +323,86 @@ class ScenePicker:
     def __init__(self, experiment: Experiment, changed: Callable[[], None], upload: bool = True):
         self.experiment, self._changed = experiment, changed
         self._load = cache(partial(load_scene, experiment))
-        self._offered: ExplorerScene | None = None
+        self._offered: Photograph | None = None
         self.scenes, style = self._gallery()
-        self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="Your own photograph")
-        self.upload.layout.width = "220px"
-        self.found = widgets.SelectMultiple(rows=5, description="classes found", style={"description_width": "118px"})
-        self.found.layout.display = "none"
-        self.note = widgets.HTML()
+        self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="Your photograph")
+        self.back = widgets.Button(description="Back to the scenes", layout=widgets.Layout(display="none"))
+        self.buttons = [self.upload, self.back] if upload else []
+        wide = widgets.Layout(width="auto")
+        self.search = widgets.Combobox(placeholder="search 1000 ImageNet classes", ensure_option=True, layout=wide)
+        self.found = widgets.SelectMultiple(rows=3, layout=wide)
+        self.found.tooltip = "classes of the photograph; hold Ctrl to choose several"
         self.scenes.observe(self._pick_scene, "value")
         self.upload.observe(self._take_upload, "value")
+        self.search.observe(self._add_class, "value")
         self.found.observe(self._pick_classes, "value")
-        own = [widgets.HBox([self.upload, self.found, self.note])] if upload else []
-        self.widget = widgets.VBox([style, self.scenes, *own])
+        self.back.on_click(lambda _: setattr(self.scenes, "value", self.scenes.options[0][1]))
+        self._stack = widgets.Stack(
+            [self.scenes, widgets.VBox([self.search, self.found], layout=widgets.Layout(width="100%"))],
+            selected_index=0,
+        )
+        self._stack.layout.width = f"{4 * (THUMBNAIL[0] + 2) + 2}px"
+        self.widget = widgets.Box([style, self._stack])
         self.source = Source(partial(self._load, self.scenes.value))
 
     def scene(self, source: Source) -> ExplorerScene:
-        """Return what is looked at, say what is to be known of it, and offer the classes of a photograph.
+        """Return what is looked at, with the chosen classes where it is a photograph.
 
         Raises:
             InputError: the image has no CAM, or the upload is no image.
         """
-        whole, uploaded = source.read(), source.chosen is not None
-        self.found.layout.display = "" if uploaded else "none"
-        self.note.value = html.escape(f"{CHOOSE} {whole.note}".strip()) if uploaded else ""
-        if not uploaded:
-            return whole
-        if self._offered is not whole:
-            self._offered = whole
-            self.found.unobserve(self._pick_classes, "value")
-            self.found.options, self.found.value = whole.menu, whole.class_ids[:1]
-            self.found.observe(self._pick_classes, "value")
-        ids = source.chosen or whole.class_ids[:1]
-        return whole.remember("only", ids, lambda: whole.only(ids))
+        what = source.read()
+        if not source.own:
+            return what
+        if self._offered is not what:
+            self._offer(what)
+        return what.scene(self.found.value or what.ranked[:1])
 
     def look_at_upload(self, content: bytes, name: str) -> None:
         """Look at a photograph of one's own from now on."""
         self.scenes.value = None
         first_id = len(self.experiment.data.class_names)
-        self._look_at(cache(partial(load_photograph, content, name, first_id)), ())
+        self._look_at(Source(cache(partial(Photograph, content, name, first_id)), own=True))
 
-    def _look_at(self, read: Callable[[], ExplorerScene], chosen: tuple[int, ...] | None = None) -> None:
-        self.source = Source(read, chosen)
+    def _look_at(self, source: Source) -> None:
+        self.source = source
+        self._stack.selected_index = int(source.own)
+        for button, hidden in ((self.back, not source.own), (self.upload, source.own)):
+            button.layout.display = "none" if hidden else ""
         self._changed()
+
+    def _offer(self, photograph: Photograph) -> None:
+        """Put the likeliest classes into the list, and all into the search box, the likeliest first."""
+        self._offered = None  # until all is there, a choice is of the last photograph
+        names = imagenet_names()
+        self.search.value, self.search.options = "", [names[i] for i in photograph.ranked]
+        likeliest = photograph.ranked[:CANDIDATES]
+        self.found.options = [self._entry(photograph, index) for index in likeliest]
+        self.found.value = likeliest[:1]
+        self._offered = photograph
+
+    def _entry(self, photograph: Photograph, index: int) -> tuple[str, int]:
+        """Return a line of the list: name and share of a class, and its number."""
+        return f"{imagenet_names()[index].split(',')[0]}, {photograph.shares[index]:.1%}", index
+
+    def _add_class(self, change: dict) -> None:
+        """Look at the class that was searched, too."""
+        if self._offered is None or not change["new"]:
+            return
+        index, chosen = imagenet_names().index(change["new"]), self.found.value
+        photograph, self._offered = self._offered, None  # new options take the choice away for a moment
+        self.found.options = list(dict.fromkeys([self._entry(photograph, index), *self.found.options]))
+        self._offered = photograph
+        self.found.value = (*(i for i in chosen if i != index), index)
+        self.search.value = ""
+
+    def _pick_classes(self, _: dict) -> None:
+        if self._offered is not None:
+            self._changed()
 
     def _pick_scene(self, change: dict) -> None:
         if change["new"] is not None:
-            self._look_at(partial(self._load, change["new"]))
-
-    def _pick_classes(self, change: dict) -> None:
-        if self.source.chosen is not None and change["new"]:
-            self._look_at(self.source.read, tuple(change["new"]))
+            self._look_at(Source(partial(self._load, change["new"])))
 
     def _take_upload(self, change: dict) -> None:
         for file in change["new"]:
@@ -338,11 +420,13 @@ class ScenePicker:
             jpeg = base64.b64encode(drawing.encoded(drawing.in_cell(data.image(i), THUMBNAIL), "JPEG")).decode("ascii")
             button = f".{mark} .widget-toggle-button:nth-of-type({number})"
             rules += f"{button} {{background-image: url(data:image/jpeg;base64,{jpeg})}}"
-        return buttons, widgets.HTML(f"<style>{STYLE}{rules}</style>")
+        return buttons, style_sheet(STYLE + rules)
 
 
 STYLE = f"""
-.pmm-gallery .widget-toggle-button {{width: {THUMBNAIL[0]}px; height: {THUMBNAIL[1]}px; padding: 0;
+.pmm-gallery {{height: auto;}}
+.pmm-gallery .widget-toggle-buttons, .pmm-gallery.widget-toggle-buttons {{flex-wrap: wrap;}}
+.pmm-gallery .widget-toggle-button {{margin: 1px; width: {THUMBNAIL[0]}px; height: {THUMBNAIL[1]}px; padding: 0;
  background-size: cover; color: transparent; text-shadow: none; border: 3px solid transparent; overflow: hidden;}}
 .pmm-gallery .widget-toggle-button.mod-active {{border-color: #0072B2; color: transparent;}}
 .pmm-gallery .widget-toggle-button:hover {{color: transparent;}}

@@ -11,13 +11,29 @@ from typing import Any
 import numpy as np
 
 from pmm.explore import drawing
-from pmm.explore.app import Panel, menu, slider
+from pmm.explore.app import Drawn, Panel, Question, less_or_more, menu, only_change, slider
 from pmm.explore.drawing import BLUE, GREY, VERMILION, Chart, View
 from pmm.explore.picker import ExplorerScene
 from pmm.method.smoothing import MIN_EXPONENT, VARIANTS, coefficient_of_variation, raise_cam, smoothing_exponent
 from pmm.run.experiment import Experiment
 
 BINS = 40
+WHY = {
+    "s": (
+        "A larger s makes the exponent 1 - s * c_v smaller, and so every value below 1 larger",
+        "A smaller s brings the exponent 1 - s * c_v back towards 1, which changes nothing",
+    ),
+    "t": (
+        "With a larger t only strong pixels count: c_v falls, and the exponent comes nearer to 1",
+        "With a smaller t weak pixels count, too: c_v rises, and the exponent falls",
+    ),
+}  # parameter -> what a larger and a smaller value does
+PRESETS = {
+    "no smoothing": {"s": 0.0},
+    "strong smoothing": {"s": 0.75},
+    "far too strong": {"s": 3.0},
+    "every pixel counts": {"t": 0.0},
+}
 PALE_BLUE, PALE_GREY = (170, 205, 230), (238, 238, 238)
 
 
@@ -81,8 +97,8 @@ def smoothing_view(scene: ExplorerScene, state: SmoothingState) -> View:
     if step.wanted < MIN_EXPONENT:
         floor = " (floor)"
         warning = (
-            f"s = {state.s:.2f} is too large for {name}: 1 - s * c_v = {step.wanted:.2f}, and at 0 or below the map "
-            f"would be flat or upside down. The exponent stays at {MIN_EXPONENT:g}. Lower s below {1 / step.c_v:.2f}."
+            f"s = {state.s:.2f} is too large for {name}: 1 - s * c_v = {step.wanted:.2f}. The exponent stays at "
+            f"{MIN_EXPONENT:g}, or the map would be flat or upside down. Lower s below {1 / step.c_v:.2f}."
         )
     text = (
         f"{name}: c_v = {step.c_v:.3f}, exponent 1 - {state.s:.2f} x {step.c_v:.3f} = {step.wanted:.3f}",
@@ -137,13 +153,30 @@ def _curve(step: SmoothingStep, state: SmoothingState) -> np.ndarray:
     return chart.picture()
 
 
+def smoothing_question(before: Drawn, now: Drawn) -> Question | None:
+    """Ask whether a change of the setting lights up more or less of the image; None for another class."""
+    if before.state.class_id != now.state.class_id:
+        return None
+    first, second = (drawn.view.numbers["share"]["after"] for drawn in (before, now))
+    settings = (f"s {drawn.state.s:.2f}, t {drawn.state.t:.2f}" for drawn in (before, now))
+    text = f"{' becomes '.join(settings)}. How much of the image is above 0.5 after smoothing?"
+    why = f"Above 0.5: {first:.1%} -> {second:.1%} of the image. {only_change(before.state, now.state, WHY)}"
+    return Question(text, less_or_more(first, second), why)
+
+
 def smoothing_panel(experiment: Experiment) -> Panel:
     """Return the sliders of class, s, t and variant."""
     p = experiment.params
     controls = {
         "class_id": menu("class", [("", 0)], 0),
-        "s": slider("s, strength", p.s, 0, 3, 0.05),
         "variant": menu("variant", reversed(VARIANTS), p.variant),
-        "t": slider("t, threshold", p.t, 0, 0.95, 0.01),
+        "s": slider("s, smoothing", p.s, 0, 0.75, 0.01),
+        "t": slider("t, foreground", p.t, 0, 0.95, 0.01),
     }
-    return Panel(experiment, "Smoothing", "smoothing", controls, SmoothingState, smoothing_view)
+
+    def draw(scene: ExplorerScene, state: SmoothingState, _: object) -> View:
+        """Draw one setting."""
+        return smoothing_view(scene, state)
+
+    question = smoothing_question
+    return Panel(experiment, "Smoothing", "smoothing", controls, SmoothingState, draw, question, PRESETS)

@@ -11,7 +11,7 @@ import torch
 
 from pmm.errors import InputError
 from pmm.explore import drawing
-from pmm.explore.app import Panel, menu, slider
+from pmm.explore.app import Drawn, Panel, Question, less_or_more, menu, only_change, slider
 from pmm.explore.drawing import BLUE, GREEN, GREY, VERMILION, Chart, View
 from pmm.explore.picker import ExplorerScene
 from pmm.figures.training import HARD_RGB, WRONG_RGB, Doubted, split_doubted
@@ -30,6 +30,20 @@ CHECKPOINTS = ("early", "late")
 POW_PIVOT = 1.0  # L ** kappa damps losses above this and lifts those below, whatever the exponent
 SMALLEST_LOSS = 1e-6  # a positive loss below it counts as it: the slope of pow runs to infinity at 0
 KAPPAS = np.round(np.geomspace(0.05, 5, 33), 4)
+WHY = {
+    "kappa": (
+        "A larger kappa doubts fewer pixels, so fewer lose their weight",
+        "A smaller kappa doubts more pixels, and those lose their weight",
+    ),
+}  # parameter -> what a larger and a smaller value does
+PRESETS = {
+    "gate always open": {"beta": 2.0},
+    "gate closed": {"beta": 0.0},
+    "doubt much": {"kappa": 0.3, "beta": 2.0},
+    "doubt little": {"kappa": 3.0, "beta": 2.0},
+    "ignore": {"kind": "ignore", "beta": 2.0},
+    "early model": {"checkpoint": "early", "beta": 2.0},
+}
 SKY, MINT, SOFT_GREY = (86, 180, 233), (214, 236, 226), (150, 150, 150)
 
 
@@ -168,14 +182,15 @@ def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> np.ndarray:
 def underfitting_view(scene: ExplorerScene, output: ModelOutput, state: PusState) -> View:
     """Draw labels, loss and doubted pixels, and below what PUS makes of them; output as `model_output` returns it."""
     learned = lesson(scene, output, state)
-    doubted = ((output.loss >= state.doubt) & output.valid).mean()
-    numbers = {"mean_loss": learned.mean_loss, "open": learned.is_open, "doubted": float(doubted)}
+    reached = float(((output.loss >= state.doubt) & output.valid).mean())
+    numbers = {"mean_loss": learned.mean_loss, "open": learned.is_open, "reached": reached}
+    numbers["doubted"] = reached if learned.is_open else 0.0
     numbers["teaches"] = float(learned.weight.mean())
     if learned.split is not None:
         wrong, hard, all_wrong = (int(getattr(learned.split, n).sum()) for n in ("wrong", "hard", "mislabelled"))
         numbers |= {"wrong": wrong, "hard": hard}
         numbers |= {"precision": float(_ratio(wrong, wrong + hard)), "recall": float(_ratio(wrong, all_wrong))}
-    rows = [_maps(scene, output, state, learned.split), _charts(scene, output, state, learned)]
+    rows = [_maps(scene, output, state, learned), _charts(scene, output, state, learned)]
     text = _text(state, numbers)
     warning = ""
     if state.kind == "pow":
@@ -188,7 +203,9 @@ def underfitting_view(scene: ExplorerScene, output: ModelOutput, state: PusState
 
 def _text(state: PusState, n: dict[str, Any]) -> tuple[str, ...]:
     word, sign = ("open: PUS acts", "<") if n["open"] else ("closed: plain mean", ">=")
-    what = f"pixels with a loss of {state.doubt:.2f} or more: {n['doubted']:.1%}"
+    what = (
+        f"pixels with a loss of {state.doubt:.2f} or more{'' if n['open'] else ', not doubted now'}: {n['reached']:.1%}"
+    )
     if "precision" in n and n["wrong"] + n["hard"]:
         recall = "" if np.isnan(n["recall"]) else f", which are {n['recall']:.0%} of all wrong labels"
         what += f"; {n['precision']:.0%} of them have a wrong label{recall}"
@@ -199,61 +216,93 @@ def _text(state: PusState, n: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _maps(scene: ExplorerScene, output: ModelOutput, state: PusState, split: Doubted | None) -> list[drawing.Cell]:
-    parts, top = drawing.message("no ground truth: cannot tell wrong from hard"), 3 * state.doubt
-    if split is not None:
+def _maps(scene: ExplorerScene, output: ModelOutput, state: PusState, learned: Lesson) -> list[drawing.Cell]:
+    top, title = 3 * state.doubt, "orange: wrong, blue: hard"
+    loss, split = drawing.heat(drawing.shrink(output.loss), top=top), learned.split
+    if not learned.is_open:
+        title, parts = "none is doubted", drawing.message("the gate is closed: every pixel teaches with its whole loss")
+    elif split is None:
+        parts = drawing.message("no ground truth: cannot tell wrong from hard")
+    else:
         hard, wrong = drawing.shrink(split.hard), drawing.shrink(split.wrong)
         parts = drawing.paint(drawing.pale(scene.small_image()), (hard, HARD_RGB), (wrong, WRONG_RGB))
-    outline = drawing.border(drawing.shrink((output.loss >= state.doubt) & output.valid))
-    loss = drawing.paint(drawing.heat(drawing.shrink(output.loss), top=top), (outline, SKY))
+    if learned.is_open:
+        loss = drawing.paint(loss, (drawing.border(drawing.shrink((output.loss >= state.doubt) & output.valid)), SKY))
     return [
-        ("pseudo-mask: what it learns", scene.small_mask(output.pseudo_mask)),
+        ("photograph", scene.small_image()),
+        ("pseudo-mask, its label", scene.small_mask(output.pseudo_mask)),
         ("ground truth", scene.small_truth("no ground truth")),
         (f"loss, {state.checkpoint} (bright = {top:.2g})", loss),
-        ("orange: wrong, blue: right but hard", parts),
+        (title, parts),
     ]
 
 
 def _charts(scene: ExplorerScene, output: ModelOutput, state: PusState, learned: Lesson) -> list[drawing.Cell]:
     return [
         ("gradient weight (bright = 1)", drawing.heat(drawing.shrink(learned.weight))),
-        ("how the loss is spread", _histogram(output, state, learned.split)),
+        ("how the loss is spread", _histogram(output, state, learned)),
         ("loss >= kappa means wrong label?", _precision_recall_chart(scene, output, state)),
         ("the gate of this scene", _gate_chart(learned, state.beta)),
     ]
 
 
-def _histogram(output: ModelOutput, state: PusState, split: Doubted | None) -> np.ndarray:
+def _histogram(output: ModelOutput, state: PusState, learned: Lesson) -> np.ndarray:
     edges, loss = np.linspace(0, 5, 41), np.minimum(output.loss, 4.999)
     centres = (edges[1:] + edges[:-1]) / 2
     top = max(1.0, float(np.ceil(np.log10(max(int(output.valid.sum()), 1)))))
-    chart = Chart((0, 5), (0, top), "pixel loss (5: and more)", "log10 pixels", range(6), np.arange(0, top + 1))
+    chart = Chart(
+        (0, 5),
+        (0, top),
+        "pixel loss (5: and more)",
+        "log10 pixels",
+        range(6),
+        np.arange(0, top + 1),
+        size=drawing.QUARTER,
+    )
     heights = np.log10(1 + np.histogram(loss[output.valid], edges)[0])
-    chart.bars(edges, heights, [SOFT_GREY if c < state.doubt else HARD_RGB for c in centres])
-    if split is not None:
-        chart.curve(centres, np.log10(1 + np.histogram(loss[split.mislabelled], edges)[0]), VERMILION)
+    doubted = learned.is_open * (centres >= state.doubt)
+    chart.bars(edges, heights, [HARD_RGB if one else SOFT_GREY for one in doubted])
+    if learned.split is not None:
+        chart.curve(centres, np.log10(1 + np.histogram(loss[learned.split.mislabelled], edges)[0]), VERMILION)
         chart.key(("line: wrong labels", VERMILION))
     return chart.mark(state.doubt, "1" if state.kind == "pow" else f"kappa {state.kappa:.2f}").picture()
 
 
 def _precision_recall_chart(scene: ExplorerScene, output: ModelOutput, state: PusState) -> np.ndarray:
     if scene.truth is None:
-        return drawing.message("precision and recall need ground truth")
+        return drawing.message("precision and recall need ground truth", drawing.QUARTER)
     curves = scene.remember("curves", state.checkpoint, lambda: precision_recall(output, scene.truth))
-    chart = Chart((0.05, 5), (0, 1), "kappa", "", (0.05, 0.2, 1, 5), (0, 0.5, 1), log=True, percent=True)
+    chart = Chart((0.05, 5), (0, 1), "kappa", "", (0.05, 0.2, 1, 5), (0, 0.5, 1), True, True, drawing.QUARTER)
     chart.curve(KAPPAS, curves[0], VERMILION).curve(KAPPAS, curves[1], GREEN)
     return chart.key(("precision", VERMILION), ("recall", GREEN)).mark(state.doubt).picture()
 
 
 def _gate_chart(learned: Lesson, beta: float) -> np.ndarray:
     mean, colour = learned.mean_loss, GREEN if learned.is_open else BLUE
-    chart = Chart((0, max(1.0, 1.2 * mean, 1.2 * beta)), (0, 1), "mean loss", yticks=())
+    chart = Chart((0, max(1.0, 1.2 * mean, 1.2 * beta)), (0, 1), "mean loss", yticks=(), size=drawing.QUARTER)
     chart.span(0, beta, MINT).mark(beta, f"beta {beta:.2f}", GREY).dot(mean, 0.4, colour, 9)
     column, row = chart.place(mean, 0.4)
     anchor, shift = ("la", 14) if column < chart.size[0] / 2 else ("ra", -14)
     chart.text(column + shift, row - 9, f"{mean:.3f}", anchor=anchor)
-    word = "OPEN: PUS reshapes the loss" if learned.is_open else "CLOSED: plain mean of the loss"
+    word = "OPEN: PUS reshapes the loss" if learned.is_open else "CLOSED: the plain mean"
     return chart.text(6, 3, word, colour).picture()
+
+
+def underfitting_question(before: Drawn, now: Drawn) -> Question:
+    """Ask for the gate where beta or the model changed, and else how much of the scene still teaches."""
+    first, second = before.view.numbers, now.view.numbers
+    if (before.state.beta, before.state.checkpoint) != (now.state.beta, now.state.checkpoint):
+        sign, right = ("<", "open") if second["open"] else (">=", "closed")
+        why = f"Mean loss {second['mean_loss']:.3f} {sign} beta {now.state.beta:.2f}: PUS acts while it is below"
+        text = f"beta {now.state.beta:.2f}, {now.state.checkpoint} model: is the gate of this scene open or closed?"
+        return Question(text, right, why, ("open", "closed"))
+    why = "The gate is closed: the loss stays a plain mean, whatever kappa says"
+    if second["open"]:
+        why = only_change(before.state, now.state, WHY)
+    settings = (f"{drawn.state.kind}, kappa {drawn.state.kappa:.2f}" for drawn in (before, now))
+    text = f"{' becomes '.join(settings)}. How much does the scene still teach?"
+    right = less_or_more(first["teaches"], second["teaches"])
+    return Question(text, right, f"It teaches {first['teaches']:.1%} -> {second['teaches']:.1%}. {why}")
 
 
 def underfitting_panel(experiment: Experiment) -> Panel:
@@ -263,15 +312,16 @@ def underfitting_panel(experiment: Experiment) -> Panel:
     likely = next((n for n, (kind, _) in STRATEGIES.items() if kind == p.pus), "clamp, paper")
     controls = {
         "kind": menu("kind", STRATEGIES, names.get((p.pus, p.pus_variant), likely)),
+        "checkpoint": menu("model", CHECKPOINTS, "late"),
         "kappa": slider("kappa", p.kappa, 0.05, 5, 0.05),
-        "checkpoint": menu("checkpoint", CHECKPOINTS, "late"),
         "beta": slider("beta, gate", p.beta, 0, 2, 0.02),
     }
 
-    def draw(scene: ExplorerScene, state: PusState) -> View:
+    def draw(scene: ExplorerScene, state: PusState, _: object) -> View:
         """Run the model, where it has not been asked yet, and draw."""
         if scene.id not in experiment.train_ids:
             raise InputError(f"{scene.id}: a photograph of your own has no label to doubt; choose a scene")
         return underfitting_view(scene, model_output(experiment, scene, state.checkpoint), state)
 
-    return Panel(experiment, "Under-fitting", "underfitting", controls, PusState, draw)
+    question = underfitting_question
+    return Panel(experiment, "Under-fitting", "underfitting", controls, PusState, draw, question, PRESETS)

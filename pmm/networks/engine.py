@@ -95,6 +95,10 @@ class OnnxNetwork(nn.Module):
         self._session = onnxruntime.InferenceSession(_to_onnx(passes), options, providers=["CPUExecutionProvider"])
         _check_equal(passes, self)
 
+    def __reduce__(self) -> tuple[type, tuple[nn.Module]]:
+        """Travel to another process as the model, which is converted anew there: a session cannot travel."""
+        return OnnxNetwork, (self.model,)
+
     def maps(self, images: Tensor) -> Tensor:
         """Map images (N,3,H,W) float32 to the classifier's class maps (N,C,h,w)."""
         return self(images)

@@ -24,7 +24,7 @@ from pmm.data.images import class_palette, image_size, read_image, read_mask, wr
 from pmm.data.transforms import Augmentation, augment
 from pmm.errors import InputError
 from pmm.method.crf import CRFSettings
-from pmm.method.metrics import SegmentationScore
+from pmm.method.metrics import SegmentationScore, confusion_matrix
 from pmm.method.noise import flip_regions
 from pmm.method.pseudo_mask import crf_pseudo_mask, ppmg, threshold_pseudo_mask
 from pmm.networks.devices import Statistics, prepare_images, run_network
@@ -88,9 +88,9 @@ def _multi_hot(class_ids: Sequence[int], n_classes: int) -> Tensor:
 
 
 def average_precision(
-    model: CamClassifier, data: SegmentationData, image_ids: Sequence[str], statistics: Statistics
+    model: CamClassifier, data: SegmentationData, image_ids: Sequence[str], statistics: Statistics, **where: Any
 ) -> dict[str, Any]:
-    """Evaluate a classifier on the labels of some images, one image at a time.
+    """Evaluate a classifier on the labels of some images, one image at a time; `where` is as in `map_images`.
 
     Returns:
         val_ap by class name, their mean val_map, in [0,1], and val_images, the number of images with a label; classes
@@ -109,7 +109,7 @@ def average_precision(
         picture = torch.from_numpy(data.image(image_id).transpose(2, 0, 1).copy())[None]
         return model(prepare_images(picture, *statistics, device))[0].float().cpu().numpy()
 
-    found = map_images(lambda i: run_network(device, score, i), labelled)
+    found = map_images(partial(run_network, device, score), labelled, **where)
     bar = tqdm(found, desc="average precision", total=len(labelled), unit="image")
     scores = np.stack(list(bar))  # (N, C)
     present = np.stack([_multi_hot(data.labels(i), len(data.class_names)).numpy() for i in labelled])
@@ -128,12 +128,14 @@ def write_cams(
     scales: Sequence[float],
     flip: bool,
     statistics: Statistics,
+    **where: Any,
 ) -> int:
     """Compute the CAMs of all images and write `<id>.npz`; files that exist are kept.
 
     Args:
         batch_size: images of one size in a pass; 0 leaves it to `cam_batch_size`. One image a thread for 1.
         model, scales, flip, statistics: as in `multi_scale_cam`.
+        where: as in `map_images`, for a batch size of 1; larger batches are computed here.
 
     Returns:
         How many images have an all-zero CAM.
@@ -155,7 +157,7 @@ def write_cams(
         save(image_id, class_ids, multi_scale_cam(model, image, class_ids, **options))
 
     if (size := cam_batch_size(batch_size, next(model.parameters()).device)) == 1:
-        done: Iterator[Any] = map_images(alone, todo)
+        done: Iterator[Any] = map_images(alone, todo, **where)
     else:
         sizes = list(map_images(lambda i: image_size(data.image_path(i)), todo))
         done = cams_in_batches(model, equal_sizes(todo, sizes, size), load, save, **options)
@@ -216,15 +218,13 @@ def write_pseudo_masks(
     image_ids: Sequence[str],
     cams: Path,
     folder: Path,
-    *,
-    workers: int = 0,
-    scheduler: str = "",
+    **where: Any,
 ) -> None:
     """Make the masks of all images from the CAMs `<id>.npz` and write `<id>.png`; files that exist are kept.
 
     Args:
         make: see `mask_function`.
-        workers, scheduler: where, and how many at a time, see `map_images`.
+        where: as in `map_images`.
 
     Raises:
         InputError: a CAM is missing, broken, or of another size than its image.
@@ -232,7 +232,7 @@ def write_pseudo_masks(
     todo = _missing(image_ids, folder, ".png")
     files = [(data.image_path(i), cams / f"{i}.npz", folder / f"{i}.png") for i in todo]
     write = partial(_write_pseudo_mask, make, class_palette(data.class_names))
-    done = map_images(write, files, workers=workers, scheduler=scheduler)
+    done = map_images(write, files, **where)
     _exhaust(done, f"{folder.name} masks", len(image_ids), len(todo))
 
 
@@ -259,14 +259,19 @@ def write_noisy_masks(data: SegmentationData, image_ids: Sequence[str], share: f
 
 
 def write_predicted_masks(
-    predict: Callable[[str], np.ndarray], image_ids: Sequence[str], folder: Path, class_names: Sequence[str] = ()
+    predict: Callable[[str], np.ndarray],
+    image_ids: Sequence[str],
+    folder: Path,
+    class_names: Sequence[str],
+    **where: Any,
 ) -> None:
-    """Write what `predict` returns for each image, (H,W) uint8, from several threads; files that exist are kept.
+    """Write what `predict` returns for each image, (H,W) uint8, several at a time; files that exist are kept.
 
-    `class_names` decide the colours of the files, see `class_palette`.
+    `class_names` decide the colours of the files, see `class_palette`; `where` is as in `map_images`.
     """
     todo = _missing(image_ids, folder, ".png")
-    done = map_images(lambda i: write_mask(folder / f"{i}.png", predict(i), class_palette(class_names)), todo)
+    palette = class_palette(class_names)
+    done = map_images(lambda i: write_mask(folder / f"{i}.png", predict(i), palette), todo, **where)
     _exhaust(done, f"{folder.name} masks", len(image_ids), len(todo))
 
 
@@ -280,19 +285,26 @@ def read_pseudo_mask(folder: Path, image_id: str, n_classes: int) -> np.ndarray:
 
 
 def evaluate_masks(
-    data: SegmentationData, image_ids: Iterable[str], predict: Callable[[str], np.ndarray], title: str
+    data: SegmentationData, image_ids: Iterable[str], predict: Callable[[str], np.ndarray], title: str, **where: Any
 ) -> dict[str, Any]:
-    """Compare what `predict` returns, (H,W) uint8, from several threads, with the ground truth where there is one.
+    """Compare what `predict` returns, (H,W) uint8, with the ground truth where there is one, several at a time.
+
+    `where` is as in `map_images`.
 
     Returns:
         miou, iou by class name, pixel_accuracy in [0,1] and images, the number of images evaluated; an empty dict
         where no image has ground truth.
     """
-    return evaluate_each(data, image_ids, lambda image_id: [predict(image_id)], title, 1)[0]
+    return evaluate_each(data, image_ids, lambda image_id: [predict(image_id)], title, 1, **where)[0]
 
 
 def evaluate_each(
-    data: SegmentationData, image_ids: Iterable[str], predict: Callable[[str], Sequence[np.ndarray]], title: str, n: int
+    data: SegmentationData,
+    image_ids: Iterable[str],
+    predict: Callable[[str], Sequence[np.ndarray]],
+    title: str,
+    n: int,
+    **where: Any,
 ) -> list[dict[str, Any]]:
     """Do as `evaluate_masks` with `n` masks of each image; return a dict for each."""
     image_ids = list(image_ids) if is_first() else []
@@ -301,11 +313,19 @@ def evaluate_each(
         left = len(image_ids) - len(evaluated)
         print(f"{title}: {left} of {len(image_ids)} images have no ground truth and are not evaluated")
     scores = [SegmentationScore(data.class_names) for _ in range(n)]
-    pairs = map_images(lambda i: (data.mask(i), predict(i)), evaluated)
-    for target, predictions in tqdm(pairs, desc=title, total=len(evaluated), unit="image"):
-        for score, prediction in zip(scores, predictions, strict=True):
-            score.update(target, prediction)
+    found = map_images(partial(_confusions, data, predict), evaluated, **where)
+    for confusions in tqdm(found, desc=title, total=len(evaluated), unit="image"):
+        for score, confusion in zip(scores, confusions, strict=True):
+            score.confusion += confusion
     return [{**score.result(), "images": len(evaluated)} if evaluated else {} for score in scores]
+
+
+def _confusions(
+    data: SegmentationData, predict: Callable[[str], Sequence[np.ndarray]], image_id: str
+) -> list[np.ndarray]:
+    """Count one image's pixels, of each mask that is predicted."""
+    target, n = data.mask(image_id), len(data.class_names)
+    return [confusion_matrix(target, mask, n, unknown_column=True) for mask in predict(image_id)]
 
 
 def train_segmenter(

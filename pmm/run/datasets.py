@@ -6,14 +6,15 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
-from pmm.data.coco import COCO_SPLITS, COCOData
+from pmm.data.coco import COCO_SPLITS, COCOData, CocoImage, draw_mask
 from pmm.data.images import class_palette, write_mask
 from pmm.data.voc import SBD_LIST, SBD_MASKS, VOCData
 from pmm.errors import InputError, MissingDependency
@@ -94,7 +95,7 @@ def _unpack(root: Path, place: str, url: str, file: str, md5: str, instead: str)
         raise InputError(f"{url}: cannot be downloaded and unpacked ({error}); {hint}") from None
 
 
-def convert_coco(root: Path, out: Path, splits: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
+def convert_coco(root: Path, out: Path, splits: Sequence[str] = (), **where: Any) -> Iterator[tuple[str, list[str]]]:
     """Write COCO's objects as label maps, `out`/<split>/<id>.png; maps that are there are kept.
 
     Beside them go labels_<split>.csv, classes.txt, with _ for the spaces in names, and categories.csv with COCO's ids.
@@ -102,6 +103,7 @@ def convert_coco(root: Path, out: Path, splits: Sequence[str] = ()) -> Iterator[
     Args:
         root, splits: as in `COCOData`; by default the splits of COCO 2014 that are there.
         out: the folder to write to.
+        where: as in `map_images`.
 
     Yields:
         For each split, what was written, as text, and the maps that could not be drawn, with the reason.
@@ -114,7 +116,8 @@ def convert_coco(root: Path, out: Path, splits: Sequence[str] = ()) -> Iterator[
     for split in splits or there or COCO_SPLITS:  # of those that are not there the message lists what is
         ids = data.ids(split)
         todo = [i for i in ids if not (out / split / f"{i}.png").exists()]
-        drawn = map_images(partial(_draw_map, data, out / split), todo)
+        draw = partial(_draw_map, data.categories, class_palette(data.class_names), out / split)
+        drawn = map_images(draw, (data.record(i) for i in todo), **where)
         bar = tqdm(drawn, desc=split, total=len(ids), initial=len(ids) - len(todo), unit="image")
         problems = list(filter(None, bar))
         names = [name.replace(" ", "_") for name in data.class_names]  # in a table spaces separate labels
@@ -127,10 +130,10 @@ def convert_coco(root: Path, out: Path, splits: Sequence[str] = ()) -> Iterator[
         yield f"{out / split}: {counts}, {len(problems)} cannot be drawn", problems
 
 
-def _draw_map(data: COCOData, folder: Path, image_id: str) -> str:
+def _draw_map(categories: Mapping[int, int], palette: np.ndarray, folder: Path, image: CocoImage) -> str:
     """Write one label map; return why it cannot be drawn, if so."""
     try:
-        write_mask(folder / f"{image_id}.png", data.mask(image_id), class_palette(data.class_names))
+        write_mask(folder / f"{image.path.stem}.png", draw_mask(image, categories), palette)
     except MissingDependency:
         raise
     except InputError as error:

@@ -73,6 +73,7 @@ class Experiment:
         self.device = choose_device(params.device)
         self.run = run or open_run(params)
         self.workers = params.workers or available_threads()
+        self.where = {"workers": self.workers, "scheduler": params.scheduler}  # for `map_images`
         self._folders: dict[str, Path] = {}
         self._listed: dict[str, list[str]] = {}
         self._kept: tuple[tuple[str, str, str], nn.Module, Params] | None = None
@@ -257,7 +258,7 @@ class Experiment:
             if not stage.reused:
                 model = self._load_classifier(first, p.cam_output_stride)
                 make = partial(self._rough_mask, accelerate(model, settings.get("inference", "torch")))
-                compute.write_predicted_masks(make, self.train_ids, stage.folder, self.data.class_names)
+                compute.write_predicted_masks(make, self.train_ids, stage.folder, self.data.class_names, **self.where)
                 stage.facts |= self._evaluate(stage)
         return stage
 
@@ -277,7 +278,7 @@ class Experiment:
     ) -> None:
         where = (stage.folder, self.statistics)
         compute.train_classifier(model, self.data, self.train_ids, settings, augmentation, *where, rough_mask)
-        found = compute.average_precision(model, self.data, self.val_ids, self.statistics)
+        found = compute.average_precision(model, self.data, self.val_ids, self.statistics, **self.where)
         stage.facts |= {"images": len(self.train_ids), **found}
 
     def new_classifier(self, pretrained: bool, output_stride: int = 0) -> CamClassifier:
@@ -315,8 +316,8 @@ class Experiment:
         with self.run.stage(name, settings, inputs) as stage:
             if not stage.reused:
                 model = accelerate(self.load_classifier(), settings.get("inference", "torch"))
-                where = (model, self.data, ids, stage.folder)
-                empty = compute.write_cams(*where, batch_size=p.cam_batch_size, **self._cam_options(p.cam_scales))
+                options = {"batch_size": p.cam_batch_size, **self._cam_options(p.cam_scales), **self.where}
+                empty = compute.write_cams(model, self.data, ids, stage.folder, **options)
                 stage.facts |= {"images": len(ids), "empty": empty}
                 if empty:
                     print(f"{name}: {empty} of {len(ids)} images have an all-zero CAM; their masks will be background")
@@ -362,8 +363,7 @@ class Experiment:
         cams = self.cams()
         with self.run.stage(f"masks/{method}", settings, [cams, *self.truth_marks]) as stage:
             if not stage.reused:
-                where, how = (cams.folder, stage.folder), {"workers": self.workers, "scheduler": p.scheduler}
-                compute.write_pseudo_masks(make, self.data, self.train_ids, *where, **how)
+                compute.write_pseudo_masks(make, self.data, self.train_ids, cams.folder, stage.folder, **self.where)
                 stage.facts |= self._evaluate(stage)
         return stage
 
@@ -403,7 +403,9 @@ class Experiment:
             if not stage.reused:
                 model = accelerate(self._teacher(teacher), settings.get("inference", "torch"))
                 predict = partial(self.cyclic_mask, teacher, filtered=filtered, model=model)
-                compute.write_predicted_masks(predict, self.train_ids, stage.folder, self.data.class_names)
+                compute.write_predicted_masks(
+                    predict, self.train_ids, stage.folder, self.data.class_names, **self.where
+                )
                 stage.facts |= self._evaluate(stage)
         return stage
 
@@ -439,7 +441,9 @@ class Experiment:
                 scores = []
                 for epoch in range(1, p.seg_epochs + 1):
                     predict = partial(self._val_masks, self.load_segmenter(name, epoch_file(epoch)), own)
-                    found = compute.evaluate_each(self.data, self.val_ids, predict, f"val, epoch {epoch}", 1)
+                    found = compute.evaluate_each(
+                        self.data, self.val_ids, predict, f"val, epoch {epoch}", 1, **self.where
+                    )
                     scores.append(found[0].get("miou", 0.0))
                 stage.facts |= {"epoch": int(np.argmax(scores)) + 1, "miou": scores}
         return [stage]
@@ -473,7 +477,7 @@ class Experiment:
 
     def _evaluate(self, stage: Stage) -> dict[str, Any]:
         read = partial(compute.read_pseudo_mask, stage.folder, n_classes=self.n_classes)
-        return compute.evaluate_masks(self.data, self.judge_ids, read, f"score {stage.folder.name}")
+        return compute.evaluate_masks(self.data, self.judge_ids, read, f"score {stage.folder.name}", **self.where)
 
     # --- segmentation models
 
@@ -511,7 +515,8 @@ class Experiment:
             if not stage.reused and self.val_ids:
                 model = self.load_segmenter(name)
                 predict = partial(self._val_masks, accelerate(model, self.engine), p)
-                plain, *refined = compute.evaluate_each(self.data, self.val_ids, predict, f"val {name}", 1 + p.seg_crf)
+                asked = (f"val {name}", 1 + p.seg_crf)
+                plain, *refined = compute.evaluate_each(self.data, self.val_ids, predict, *asked, **self.where)
                 stage.facts |= {"val": plain, "inference": self.engine}
                 if refined and plain:
                     plain["with_crf"] = refined[0]

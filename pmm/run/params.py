@@ -62,7 +62,7 @@ class Params(BaseModel):
         "auto", description="computes CAMs and predictions; auto: ONNX Runtime on a processor, if installed"
     )
     workers: int = Field(0, ge=0, le=1024, description="images at a time; 0 means one a core")
-    scheduler: str = Field("", description="Dask cluster that makes the masks, tcp://host:port; empty: this machine")
+    scheduler: str = Field("", description="Dask cluster for work on single images, tcp://host:port; empty: none")
     loader_workers: int = Field(0, ge=0, le=256, description="processes that load training images")
 
     micro_batches: int = Field(1, ge=1, le=256, description="parts of a training step's images, for little memory")

@@ -76,7 +76,7 @@ def slider_to_picture(rounds: int) -> list[dict[str, Any]]:
     steps = np.arange(rounds + SKIPPED)
     moves = (
         (masks_panel, "s", 0.05 + 0.013 * steps),
-        (masks_panel, "alpha", 0.3 + 0.05 * steps),
+        (masks_panel, "alpha", 2.0 ** (steps % 8 - 3)),
         (smoothing_panel, "s", 0.05 + 0.013 * steps),
     )
     rows = []

@@ -187,7 +187,7 @@ def test_links_of_the_explorer_lead_to_the_pages_in_voila(tmp_path):
     write(folder, "08_explorer", new_markdown_cell("Needs $c_v$ of [03](03_smoothing.ipynb)."), new_code_cell("6 * 7"))
     export_page(write(folder))
     (folder.parent / "report.html").write_text("the report")
-    makefile = (project_root() / "Makefile").read_text(encoding="utf-8").replace("\\\n", "")
+    makefile = (project_root() / "Makefile").read_text(encoding="utf-8").replace("\\\n", "").replace("$(RUN)", "demo")
     arguments = shlex.split(re.search(r"\$\(BIN\)/voila (.*)", makefile)[1])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
