@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -80,11 +81,18 @@ def make_page(experiment: Experiment, ids: Sequence[str] | None = None) -> Stage
 def page_ids(experiment: Experiment, count: int = SCENES) -> list[str]:
     """Choose training images spread over the run: one with three classes or more, one with one, the others with two.
 
-    Those with ground truth come first; where a number of classes does not occur, others take its place.
+    Those with ground truth come first, then those whose classes' colours are farthest apart; where a number of classes
+    does not occur, others take its place.
     """
     data, ids = experiment.data, experiment.train_ids
-    spread = [ids[k] for k in np.linspace(0, len(ids) - 1, min(len(ids), 40 * count)).round().astype(int)]
-    spread.sort(key=lambda i: not data.has_mask(i))
+    palette = class_palette(data.class_names).astype(int)
+
+    def nearest(image_id: str) -> int:
+        """Return how far apart the two most similar colours of an image are, summed over red, green and blue."""
+        return min((abs(palette[a] - palette[b]).sum() for a, b in combinations(data.labels(image_id), 2)), default=0)
+
+    spread = [ids[k] for k in np.linspace(0, len(ids) - 1, min(len(ids), 10 * count)).round().astype(int)]
+    spread.sort(key=lambda i: (not data.has_mask(i), -nearest(i)))
     chosen: list[str] = []
     for wanted in (2, 3, 1, *[2] * count)[:count]:
         left = [i for i in spread if i not in chosen]

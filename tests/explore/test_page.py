@@ -89,11 +89,15 @@ def test_errors_are_one_line_that_says_what_to_do(tmp_path):
 
 def test_scenes_have_one_two_and_three_classes():
     labels = {"a": (1,), "b": (1, 2), "c": (1, 2), "d": (1, 2, 3), "e": (4,)}
-    data = SimpleNamespace(labels=labels.get, has_mask=lambda i: i != "b")
+    names = ("background", "one", "two", "three", "four")
+    data = SimpleNamespace(labels=labels.get, has_mask=lambda i: i != "b", class_names=names)
     chosen = page.page_ids(SimpleNamespace(data=data, train_ids=list(labels)))
     assert chosen == ["c", "d", "a", "b"]
     few = SimpleNamespace(data=data, train_ids=["a", "e"])
     assert sorted(page.page_ids(few)) == ["a", "e"]
+    labels |= {"c": (1, 2), "b": (1, 4)}  # blue and red; blue and yellow
+    data.has_mask = lambda i: True
+    assert page.page_ids(SimpleNamespace(data=data, train_ids=["c", "b"]), count=1) == ["b"]
 
 
 def test_the_page_is_one_file_and_can_be_written_anew_from_itself(tmp_path):

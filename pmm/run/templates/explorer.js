@@ -567,7 +567,7 @@ const VIEWS = {
         paint: (r, scene) => heat(scene, r.reshaped, 3, scene.tables.alone), alt: () => "loss of each pixel after the gate and PUS" },
       { id: "weight", title: () => "gradient weight, 0 to 1", paint: (r, scene) => heat(scene, r.weight, 1, scene.tables.alone),
         alt: (r) => `how much each pixel still teaches, ${percent(r.teaches)} on average` },
-      { id: "doubted", needs: "truth", title: (r) => (r.open ? "orange: wrong, blue: hard" : "gate closed: none damped"),
+      { id: "doubted", needs: "truth", title: (r) => (r.open ? "orange wrong, blue hard" : "gate closed: none damped"),
         paint: (r, scene) => marked(scene, (i) => (!r.open || !r.doubted(i) || scene.truth[i] === IGNORE_INDEX ? 0 : packed(...(r.wrong(i) ? WRONG : HARD)))),
         alt: (r) => (r.open ? `doubted pixels; ${percent(r.precision)} of them have a wrong label` : "no pixel is damped") },
     ],
