@@ -10,7 +10,7 @@ PYTHON_VERSIONS := 3.10 3.11 3.12 3.13
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test test-all bench lint lab explore clean
+.PHONY: help demo smoke test test-all bench lint lab explore explorer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ explore: $(STAMP) ## open the sliders as a web page, of runs/demo or: make explo
 	@test -f runs/$(RUN)/report.html || { echo "make: no runs/$(RUN) to explore; run it first (make demo), or name another: make explore RUN=mine" >&2; exit 1; }
 	$(BIN)/voila runs/$(RUN)/notebooks/08_explorer.ipynb --Voila.root_dir=runs/$(RUN) --show_tracebacks=True \
 	  --VoilaExporter.filters=markdown2html=pmm.run.pages.voila_html --VoilaConfiguration.file_allowlist='.*\.html'
+
+explorer: $(STAMP) ## write docs/explorer.html, the sliders that need no Python, of runs/demo; make demo first
+	@test -f runs/demo/report.html || { echo "make: no runs/demo to show; make demo first" >&2; exit 1; }
+	$(BIN)/pmm explorer runs/demo --out docs/explorer.html $(addprefix --scene train_,0045 0189 0014 0056 0018 0137)
 
 clean: ## delete caches and runs/smoke; other runs and .venv stay
 	rm -rf runs/smoke .pytest_cache .ruff_cache .hypothesis .benchmarks build dist *.egg-info

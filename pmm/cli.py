@@ -1,4 +1,4 @@
-"""The command line: runs (`run`, `train`, `check`, `report`, `status`, `diff`), `data`, `params`, `doctor`, CAMs.
+"""The command line: runs (`run`, `train`, `check`, `report`, `status`, ...), `data`, `params`, `doctor`, CAMs.
 
 Heavy imports wait until a command needs them. A user's mistake is one line on stderr and exit code 2,
 a failure inside a notebook is exit code 1, Ctrl-C is exit code 130.
@@ -174,6 +174,31 @@ def report(run_path: Path) -> None:
     from pmm.run.report import write_report
 
     click.echo(f"report: {write_report(RunFolder(run_path))}")
+
+
+@main.command()
+@click.argument("source", type=_path, metavar="RUN|PAGE.html")
+@click.option("--out", type=_path, metavar="FILE", help="The page to write; RUN/explorer.html unless told.")
+@click.option("--scene", "scenes", multiple=True, metavar="ID", help="A training image to show; may be repeated.")
+def explorer(source: Path, out: Path | None, scenes: Sequence[str]) -> None:
+    """Write all sliders as one HTML file that needs no Python; of a page written before: with its data."""
+    from pmm.run.pages import explorer_data, page_data, write_explorer
+
+    if source.is_dir():
+        from pmm.explore.page import make_page
+        from pmm.run.experiment import Experiment
+        from pmm.run.folder import RunFolder
+
+        run = RunFolder(source)
+        make_page(Experiment(_load(source / "params.yaml", ()), run=run), scenes)
+        data = explorer_data(run)
+    elif scenes:
+        raise InputError(f"--scene {scenes[0]}: a page keeps its scenes; name a run's folder instead of {source}")
+    else:
+        data = page_data(source)
+    path = out or (source / "explorer.html" if source.is_dir() else source)
+    write_explorer(data, path, report=(path.parent / "report.html").is_file())
+    click.echo(f"page: {path}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 @main.command()

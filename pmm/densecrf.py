@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
-from pmm.method.crf import MIN_PROBABILITY, check_image
+from pmm.method.cam import check_image
+from pmm.method.crf import MIN_PROBABILITY
 from pmm.method.lattice import (
     LONGEST,
-    MOST_FEATURES,
     Kernel,
     Lattice,
     MeanField,
@@ -95,11 +95,7 @@ class DenseCRF:
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
         """Add a Gaussian kernel over features in standard deviations, (d, N) real with d <= 6."""
-        points = _reals(features, "features", (None, self._n)).T.astype(np.float32, order="C")
-        if not 0 < points.shape[1] <= MOST_FEATURES:
-            raise InputError(f"features: {points.shape[1]} dimensions, 1 to {MOST_FEATURES} are supported")
-        if np.abs(points).max() > LONGEST:
-            raise InputError(f"features: {np.abs(points).max():g} standard deviations, {LONGEST} at most")
+        points = _reals(features, "features", (None, self._n)).T
         self._add(build_lattice(points, available_threads(), _checked(kernel, normalization)), compat)
 
     def inference(self, niter: int) -> np.ndarray:

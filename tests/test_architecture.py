@@ -18,7 +18,7 @@ ARROWS = {
     "networks": {"method"},
     "data": {"method"},
     "method": set(),
-    "cli": {"run", "pmm"},
+    "cli": {"explore", "run", "pmm"},
     "densecrf": {"method"},  # pydensecrf's names
     "pmm": {"method"},  # the front door; `import pmm` elsewhere asks for the version
     "errors": set(),
@@ -100,5 +100,5 @@ def test_no_two_classes_share_a_name():
 def test_the_package_is_small():
     places = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
     assert len(places) <= 15
-    assert len(MODULES) <= 64
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()) <= 15_306
+    assert len(MODULES) <= 66
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()) <= 16_205

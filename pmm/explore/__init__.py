@@ -5,6 +5,9 @@ The views are plain functions, a scene and a state in, a picture and numbers out
 
 from pmm.explore.app import Explorer
 from pmm.explore.masks import masks_panel
+from pmm.explore.small import explore_border as explore_border
+from pmm.explore.small import explore_rounds as explore_rounds
+from pmm.explore.small import explore_scales as explore_scales
 from pmm.explore.smoothing import smoothing_panel
 from pmm.explore.underfitting import underfitting_panel
 from pmm.run.experiment import Experiment

@@ -26,8 +26,8 @@ from pmm.errors import InputError
 from pmm.explore import drawing
 from pmm.figures.style import spaced
 from pmm.method import IGNORE_INDEX
-from pmm.method.cam import check_cam, check_class_ids
-from pmm.method.crf import CRFSettings, DenseCRF, check_image
+from pmm.method.cam import check_cam, check_class_ids, check_image
+from pmm.method.crf import CRFSettings, DenseCRF
 from pmm.networks.inference import multi_scale_cam, scaled_batch
 from pmm.networks.models import EMBEDDED_BACKBONE, CamClassifier, embedded_imagenet_state, image_statistics
 from pmm.run.experiment import Experiment

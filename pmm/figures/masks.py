@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,13 @@ import numpy as np
 from pmm.data import SegmentationData
 from pmm.figures.data import ground_truth_panel, label_names
 from pmm.figures.panels import add_legend, curves, draw_image, heat_row, image_row, in_words
-from pmm.figures.style import WIDTH, CaptionedFigure, new_figure, spaced, styled, wrap
+from pmm.figures.style import WIDTH, CaptionedFigure, as_percent, new_figure, spaced, styled, wrap
 from pmm.method import IGNORE_INDEX
 from pmm.method.pseudo_mask import PpmgSteps, background_score, ppmg
 from pmm.method.smoothing import smooth_cam
 
 if TYPE_CHECKING:  # its import brings torch
+    from pmm.method.crf import CRFSettings
     from pmm.run.experiment import Experiment
 
 MARK_RGB = (213, 94, 0)  # vermilion of Okabe and Ito: no class has it, so it always means "look here"
@@ -127,6 +129,33 @@ def variants_figure(data: SegmentationData, image_id: str, masks: Mapping[str, n
         "(each such pixel is drawn as 3 x 3).",
         f"{figure.alt} {differ.sum()} of {differ.size} pixels differ.",
     )
+
+
+def crf_settings_figure(
+    experiment: Experiment, image_id: str, values: Mapping[str, Sequence[float]]
+) -> CaptionedFigure:
+    """Draw one training image's PPMG masks, each setting of the dense CRF in turn at other values, two settings a row.
+
+    `values` maps the name of a field of `CRFSettings` to a low and a high value. The first row has the photograph, the
+    mask without a CRF, that of the run's settings, and the ground truth, if there is one; titles say how much of the
+    image is foreground.
+    """
+    p, data, (class_ids, cam) = experiment.params, experiment.data, experiment.cam(image_id)
+    image, crf = data.image(image_id), experiment.crf_settings()
+
+    def panel(title: str, settings: CRFSettings) -> tuple[str, np.ndarray]:
+        """Make the mask of some settings."""
+        made = ppmg(image, cam, class_ids, s=p.s, alpha=p.alpha, t=p.t, variant=p.variant, crf=settings)
+        return f"{title}: {as_percent((made > 0).mean(), 0)}", made
+
+    panels = [("photograph", image), panel("without a CRF", replace(crf, gauss_compat=0, bilateral_compat=0))]
+    panels += [panel("this run", crf), *ground_truth_panel(data, image_id)]
+    panels += [("", np.full_like(image, 255))] * (4 - len(panels))  # where there is no ground truth
+    for name, pair in values.items():
+        for value in pair:
+            panels.append(panel(f"{name} {value:g}\ninstead of {getattr(crf, name):g}", replace(crf, **{name: value})))
+    figure = image_row(panels, data.class_names)
+    return figure.say("One mask, each setting of the CRF in turn at another value. Per cent: the share of foreground.")
 
 
 @styled

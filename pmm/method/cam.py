@@ -1,4 +1,4 @@
-"""Class activation maps (CAMs) as arrays: normalise, check, and take over from other packages.
+"""Class activation maps (CAMs) as arrays: normalise, check (their images, too), and take over from other packages.
 
 A CAM says, for each class that is present in an image, how strongly each pixel supports that class. Between
 the stages it is a float32 array (C, H, W) in [0, 1], one channel per present class, at the image's size.
@@ -17,6 +17,7 @@ from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX
 
 MAX_CLASS_ID = IGNORE_INDEX - 1  # largest mask value of a class: 0 is the background, IGNORE_INDEX means unknown
+HALF_OF_ALL = float(np.finfo(np.float64).max) / 2  # beyond it a difference may overflow
 RANGE_TOLERANCE = 1e-6  # interpolating a map in [0, 1] may overshoot by rounding; so much is clipped in silence
 
 
@@ -43,6 +44,8 @@ def normalize_cam(cam: ArrayLike) -> np.ndarray:
     scores = _finite_maps(cam, "cam").astype(np.float64)
     if not len(scores):
         return scores.astype(np.float32)
+    if max(scores.max(), -scores.min()) > HALF_OF_ALL:
+        scores /= 4
     low = scores.min(axis=(1, 2), keepdims=True)  # (C, 1, 1)
     extent = scores.max(axis=(1, 2), keepdims=True) - low
     extent[extent == 0] = 1.0  # constant channel: 0 / 1
@@ -77,7 +80,7 @@ def cam_of_layers(outputs: Sequence[Any], size: tuple[int, int]) -> np.ndarray:
 def _layers(output: Any) -> list[np.ndarray]:
     """Split an output into maps (h,w) of layers."""
     each = output if isinstance(output, list | tuple) else [output]
-    found = [np.asarray(one.detach().cpu() if hasattr(one, "detach") else one, dtype=np.float64) for one in each]
+    found = [np.asarray(one.detach().cpu() if hasattr(one, "detach") else one) for one in each]
     found = [one[0] if one.ndim == 3 and len(one) == 1 else one for one in found]
     if not found or any(one.ndim != 2 or not one.size for one in found):
         shapes = ", ".join(str(one.shape) for one in found) or "none"
@@ -93,23 +96,31 @@ def _layer(one: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_maps(maps: ArrayLike, size: tuple[int, int]) -> np.ndarray:
     """Scale maps (C, h, w) bilinearly to a size (H, W): (C, H, W) float32, the maps themselves where they have it.
 
+    Raises:
+        InputError: the maps are no finite real numbers, or beyond float32, or the size is not positive.
+
     Examples:
         >>> resize_maps([[[0.0, 4.0]]], (1, 4))
         array([[[0., 1., 3., 4.]]], dtype=float32)
     """
-    maps = np.asarray(maps, dtype=np.float32)
+    maps = _finite_maps(maps, "maps")
+    if min(size) < 1:
+        raise InputError(f"size: {tuple(size)} is no size (H, W); give both at least 1")
+    if maps.size and max(maps.max(), -float(maps.min())) > np.finfo(np.float32).max:
+        raise InputError(f"maps: values reach {maps.min():g} and {maps.max():g}, beyond float32; scale them first")
+    maps = maps.astype(np.float32, copy=False)
     if maps.shape[1:] == tuple(size):
         return maps
     scaled = [Image.fromarray(each).resize(size[::-1], Image.Resampling.BILINEAR) for each in maps]
     return np.stack([np.asarray(each) for each in scaled]) if scaled else np.zeros((0, *size), np.float32)
 
 
-def check_cam(cam: ArrayLike, name: str = "cam") -> np.ndarray:
+def check_cam(cam: ArrayLike, name: str = "cam", hint: str = "apply normalize_cam first") -> np.ndarray:
     """Check a normalised CAM and return it as float32.
 
     Args:
         cam: (C, H, W) floating point in [0, 1]; C may be 0, H and W at least 1.
-        name: how messages call the argument.
+        name, hint: how messages call the argument, and what they say to do.
 
     Returns:
         (C, H, W) float32; a new array only where the type or the range had to change.
@@ -126,13 +137,13 @@ def check_cam(cam: ArrayLike, name: str = "cam") -> np.ndarray:
     """
     maps = _finite_maps(cam, name)
     if not np.issubdtype(maps.dtype, np.floating):
-        raise InputError(f"{name}: floating-point values in [0, 1] expected, got {maps.dtype}; normalize_cam it")
-    maps = maps.astype(np.float32, copy=False)
+        raise InputError(f"{name}: floating-point values in [0, 1] expected, got {maps.dtype}; {hint}")
     if not maps.size:
-        return maps
+        return maps.astype(np.float32, copy=False)
     low, high = float(maps.min()), float(maps.max())
     if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
-        raise InputError(f"{name}: values lie in [{low:g}, {high:g}], [0, 1] expected; apply normalize_cam first")
+        raise InputError(f"{name}: values lie in [{low:g}, {high:g}], [0, 1] expected; {hint}")
+    maps = maps.astype(np.float32, copy=False)
     return maps if low >= 0 and high <= 1 else np.clip(maps, 0, 1)
 
 
@@ -148,7 +159,7 @@ def check_class_ids(class_ids: ArrayLike, n_channels: int) -> np.ndarray:
     """
     ids = np.asarray(class_ids)
     if ids.size == 0:
-        ids = ids.reshape(-1).astype(np.int64)  # an empty list arrives as float64
+        ids = np.zeros(0, np.int64)  # an empty list arrives as float64
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(f"class_ids: a flat list of integers expected, got shape {ids.shape} of {ids.dtype}")
     if len(ids) != n_channels:
@@ -161,6 +172,30 @@ def check_class_ids(class_ids: ArrayLike, n_channels: int) -> np.ndarray:
     if len(np.unique(ids)) != len(ids):
         raise InputError(f"class_ids: {ids.tolist()} names a class twice; give each class one channel")
     return ids.astype(np.int64)
+
+
+def check_image(image: ArrayLike, name: str = "image") -> np.ndarray:
+    """Return `image` as an array if it is (H, W, 3) uint8 with H, W >= 1, raise InputError otherwise.
+
+    Examples:
+        >>> check_image(np.zeros((2, 2), np.uint8))
+        Traceback (most recent call last):
+        pmm.errors.InputError: image: (H, W, 3) uint8 RGB expected, got (2, 2) of uint8
+    """
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise InputError(f"{name}: (H, W, 3) uint8 RGB expected, got {pixels.shape} of {pixels.dtype}")
+    return pixels
+
+
+def in_float32(positive: ArrayLike) -> np.ndarray:
+    """Return positive numbers as float32; those beyond its range become its smallest or largest, never 0 or infinity.
+
+    Examples:
+        >>> in_float32([1e-300, 0.5])
+        array([1.1754944e-38, 5.0000000e-01], dtype=float32)
+    """
+    return np.clip(positive, np.finfo(np.float32).tiny, np.finfo(np.float32).max).astype(np.float32)
 
 
 def _finite_maps(cam: ArrayLike, name: str) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
+from pmm.method.cam import check_image
 from pmm.threads import available_threads
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class DenseCRF:
         maps = self._check(probabilities, "probabilities")
         if len(maps) < 2:
             raise InputError(f"probabilities: {len(maps)} label(s), at least 2 expected; add the background")
-        posterior = self._field.posterior(unary(maps), self.settings.iterations)
+        posterior = self._field.posterior(unary(maps, "probabilities"), self.settings.iterations)
         return posterior.reshape(maps.shape)  # (K, H * W) -> (K, H, W)
 
     def foreground_posterior(self, foreground: ArrayLike, background: ArrayLike) -> np.ndarray:
@@ -163,7 +164,8 @@ class DenseCRF:
         front, back = self._check(foreground, "foreground"), self._check(background, "background")
         if len(front) != len(back):
             raise InputError(f"background: {len(back)} channels, foreground has {len(front)}; give equal numbers")
-        posterior = self._field.binary_posterior(unary(front), unary(back), self.settings.iterations)
+        energies = unary(front, "foreground"), unary(back, "background")
+        posterior = self._field.binary_posterior(*energies, self.settings.iterations)
         return posterior.reshape(front.shape)
 
     def _check(self, probabilities: ArrayLike, name: str) -> np.ndarray:
@@ -171,35 +173,27 @@ class DenseCRF:
         if maps.dtype.kind not in "fiu" or maps.ndim != 3 or maps.shape[1:] != self.size:
             found = f"{maps.shape} of {maps.dtype}"
             raise InputError(f"{name}: real numbers (K, H, W) with H, W = {self.size} expected, got {found}")
-        if not np.isfinite(maps).all():
-            raise InputError(f"{name}: holds NaN or infinity")
-        if maps.size and (maps.min() < -1e-6 or maps.max() > 1 + 1e-6):
-            raise InputError(f"{name}: values lie in [{maps.min():g}, {maps.max():g}], [0, 1] expected")
         return maps
 
 
-def check_image(image: ArrayLike, name: str = "image") -> np.ndarray:
-    """Return `image` as an array if it is (H, W, 3) uint8 with H, W >= 1, raise InputError otherwise.
+def unary(probabilities: ArrayLike, name: str = "probabilities") -> np.ndarray:
+    """Return the energies -log p, (K, H, W) in [0, 1] -> (K, H * W) float32; `name` is what messages call them.
 
-    Examples:
-        >>> check_image(np.zeros((2, 2), np.uint8))
-        Traceback (most recent call last):
-        pmm.errors.InputError: image: (H, W, 3) uint8 RGB expected, got (2, 2) of uint8
-    """
-    pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise InputError(f"{name}: (H, W, 3) uint8 RGB expected, got {pixels.shape} of {pixels.dtype}")
-    return pixels
-
-
-def unary(probabilities: np.ndarray) -> np.ndarray:
-    """Return the energies -log p, (K, H, W) -> (K, H * W) float32.
+    Raises:
+        InputError: no real numbers of this shape and range.
 
     Examples:
         >>> unary(np.array([[[0.0, 1.0]]])).round(1)
         array([[11.5, -0. ]], dtype=float32)
     """
-    energies = np.clip(probabilities.astype(np.float32, copy=False), MIN_PROBABILITY, 1.0)  # a new array
+    maps = np.asarray(probabilities)
+    if maps.dtype.kind not in "fiu" or maps.ndim != 3:
+        raise InputError(f"{name}: real numbers (K, H, W) expected, got {maps.shape} of {maps.dtype}")
+    if not np.isfinite(maps).all():
+        raise InputError(f"{name}: holds NaN or infinity; check the model or file that made it")
+    if maps.size and (maps.min() < -1e-6 or maps.max() > 1 + 1e-6):
+        raise InputError(f"{name}: values lie in [{maps.min():g}, {maps.max():g}], [0, 1] expected; apply softmax")
+    energies = np.clip(maps.astype(np.float32, copy=False), MIN_PROBABILITY, 1.0)  # a new array
     np.negative(np.log(energies, out=energies), out=energies)
     return energies.reshape(len(energies), energies.shape[1] * energies.shape[2])
 

@@ -29,7 +29,10 @@ import numpy as np
 from llvmlite import ir
 from numba import literal_unroll, njit, types
 from numba.extending import intrinsic, overload
+from numpy.typing import ArrayLike
 
+from pmm.errors import InputError
+from pmm.method.cam import check_image, in_float32
 from pmm.threads import available_threads, run_parallel
 
 STRIPES = 4  # parts that the pixels are cut into, one thread each; sums are the same on any number of threads
@@ -79,20 +82,24 @@ def stripes(n: int) -> list[tuple[int, int]]:
     return list(pairwise(n * i // STRIPES for i in range(STRIPES + 1)))
 
 
-def build_lattice(features: np.ndarray, threads: int, normalization: str = "symmetric") -> Lattice:
+def build_lattice(features: ArrayLike, threads: int, normalization: str = "symmetric") -> Lattice:
     """Place points in a lattice.
 
     Args:
-        features: (N, d) float32, coordinates in standard deviations of the kernel, d <= 6.
+        features: (N, d) real, coordinates in standard deviations of the kernel, at most `LONGEST`; N >= 1, d <= 6.
         threads: how many may work.
         normalization: with D the row sums of the kernel K, "symmetric" makes it D^-1/2 K D^-1/2, "before" K D^-1,
             "after" D^-1 K; "none" leaves it.
+
+    Raises:
+        InputError: `features` is not as described above.
 
     Examples:
         >>> lattice = build_lattice(np.array([[0, 0], [9, 9]], np.float32), threads=1)
         >>> lattice.vertices.shape, lattice.n_vertices  # far apart, they share no vertex
         ((2, 3), 6)
     """
+    features = _check_features(features)
     (n, d), cuts = features.shape, stripes(len(features))
     if n % 4:  # pydensecrf fills its last four points up from the origin, whose vertices carry the blur onward
         features, cuts[-1] = np.concatenate([features, np.zeros((1, d), np.float32)]), (cuts[-1][0], n + 1)
@@ -127,6 +134,19 @@ def build_lattice(features: np.ndarray, threads: int, normalization: str = "symm
     )
 
 
+def _check_features(features: ArrayLike) -> np.ndarray:
+    """Return features as what is compiled for them: float32, contiguous, writable."""
+    points = np.asarray(features)
+    if points.dtype.kind not in "fiu" or points.ndim != 2 or not points.size:
+        raise InputError(f"features: real numbers (N, d) of N >= 1 points expected, got {points.shape} {points.dtype}")
+    if points.shape[1] > MOST_FEATURES:
+        raise InputError(f"features: {points.shape[1]} dimensions, 1 to {MOST_FEATURES} are supported")
+    longest = max(points.max(), -float(points.min()))
+    if not longest <= LONGEST:  # also refuses NaN
+        raise InputError(f"features: {longest:g} standard deviations, {LONGEST} at most; give a wider kernel")
+    return np.require(points, np.float32, ["C", "W"])
+
+
 class Kernel(NamedTuple):
     """A pairwise term: how alike pixels are, and what that means for their labels.
 
@@ -145,6 +165,9 @@ class MeanField:
     Args:
         kernels: the pairwise terms.
 
+    Raises:
+        InputError: of each method, what it is given is not finite, or is not of the kernels' pixels.
+
     Examples:
         >>> together = Kernel(build_lattice(np.zeros((2, 2), np.float32), threads=1), 10.0)  # two pixels at one place
         >>> MeanField([together]).posterior(np.array([[0, 0], [5, 1]], np.float32), 10).round()  # label 0 is cheaper
@@ -157,6 +180,7 @@ class MeanField:
 
     def posterior(self, unary: np.ndarray, iterations: int) -> np.ndarray:
         """(K, N) float32 energies, K >= 1 -> (K, N) float32 posterior after `iterations` >= 0."""
+        unary = self._check(unary, "unary", 1)
         if not all(np.ndim(kernel.weight) == 0 for kernel in self._kernels):
             return self._iterate(-unary, iterations, _SOFTMAX)
         if len(unary) == 2:
@@ -167,10 +191,14 @@ class MeanField:
 
     def binary_posterior(self, foreground: np.ndarray, background: np.ndarray, iterations: int) -> np.ndarray:
         """(C, N) and (C, N) float32 energies of C problems -> (C, N) float32 posterior of the foreground."""
+        foreground, background = self._check(foreground, "foreground"), self._check(background, "background")
+        if foreground.shape != background.shape:
+            raise InputError(f"background: {background.shape} differs from the foreground's {foreground.shape}")
         return self._iterate(background - foreground, iterations, _TANH)
 
     def message(self, probabilities: np.ndarray) -> np.ndarray:
         """(K, N) float32 Q -> (K, N) float32, sum_K W_K K Q: what each label gains at each pixel."""
+        probabilities = self._check(probabilities, "probabilities")
         if not self._kernels:
             return np.zeros_like(probabilities)
         rows = _rows(probabilities, 0)
@@ -180,6 +208,17 @@ class MeanField:
         rows[:] = 0
         self._pass(rows, tables, _AS_IT_IS, slices=True, last=True)
         return _channels(rows, len(probabilities))
+
+    def _check(self, channels: ArrayLike, name: str, least: int = 0) -> np.ndarray:
+        """Return (C, N) finite numbers as float32."""
+        found = np.asarray(channels)
+        n = {len(kernel.lattice.vertices) for kernel in self._kernels} or {*found.shape[1:]}
+        if found.dtype.kind not in "fiu" or found.ndim != 2 or n != {found.shape[1] or -1} or len(found) < least:
+            raise InputError(f"{name}: real numbers (C, N) of the kernels' N pixels, got {found.shape} {found.dtype}")
+        limit = np.sqrt(np.finfo(np.float32).max)
+        if found.size and not max(found.max(), -float(found.min())) < limit:  # also refuses NaN
+            raise InputError(f"{name}: values reach {found.min():g} and {found.max():g}; give finite, smaller ones")
+        return found.astype(np.float32, copy=False)
 
     def _iterate(self, logits: np.ndarray, iterations: int, squash: int) -> np.ndarray:
         """(C, N) float32 logits of channels -> (C, N) float32, their posterior."""
@@ -236,15 +275,20 @@ class MeanField:
 
 
 def bilateral_features(image: np.ndarray, sxy: tuple[float, float], srgb: tuple[float, float, float]) -> np.ndarray:
-    """(x, y, r, g, b) of each pixel in standard deviations, (N, 5) float32.
+    """(x, y, r, g, b) of each pixel in standard deviations, (N, 5) float32; of an image (H, W, 3) uint8.
+
+    Raises:
+        InputError: no such image, or a standard deviation is not positive.
 
     Examples:
         >>> bilateral_features(np.full((1, 2, 3), 26, np.uint8), (2, 2), (13, 13, 13))[1]
         array([0.5, 0. , 2. , 2. , 2. ], dtype=float32)
     """
+    image = check_image(image)
     features = np.empty((image.shape[0] * image.shape[1], 5), np.float32)
-    np.divide(_positions(*image.shape[:2]), np.array(sxy, np.float32), out=features[:, :2])
-    np.divide(image.reshape(-1, 3), np.array(srgb, np.float32), out=features[:, 2:])
+    with np.errstate(over="ignore"):  # build_lattice refuses what is too far away
+        np.divide(_positions(*image.shape[:2]), _reach(sxy, "sxy"), out=features[:, :2])
+        np.divide(image.reshape(-1, 3), _reach(srgb, "srgb"), out=features[:, 2:])
     return features
 
 
@@ -254,11 +298,22 @@ def position_lattice(
 ) -> Lattice:
     """Build the lattice of the pixels' positions; images of one size share it.
 
+    Raises:
+        InputError: a standard deviation is not positive, or too small for the size.
+
     Examples:
         >>> position_lattice(2, 3, 3.0, 3.0, threads=1).vertices.shape
         (6, 3)
     """
-    return build_lattice(_positions(height, width) / np.array((sx, sy), np.float32), threads, normalization)
+    with np.errstate(over="ignore"):
+        points = _positions(height, width) / _reach((sx, sy), "sx, sy")
+    return build_lattice(points, threads, normalization)
+
+
+def _reach(sigmas: Sequence[float], name: str) -> np.ndarray:
+    if not all(sigma > 0 for sigma in sigmas):  # also refuses NaN
+        raise InputError(f"{name}: {sigmas}; give standard deviations > 0")
+    return in_float32(sigmas)
 
 
 def _positions(height: int, width: int) -> np.ndarray:

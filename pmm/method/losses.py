@@ -38,7 +38,7 @@ def pus_clamp(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
         Same shape; the values of the two variants are equal, their gradients are not.
 
     Raises:
-        InputError: `kappa` is not positive, or `variant` is unknown.
+        InputError: `loss_map` is not floating point, `kappa` is not positive, or `variant` is unknown.
 
     Examples:
         >>> loss_map = torch.tensor([0.25, 2.0], requires_grad=True)
@@ -47,9 +47,9 @@ def pus_clamp(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
         >>> pus_clamp(loss_map, kappa=0.5).sum().backward(); loss_map.grad
         tensor([1.0000, 0.2500])
     """
-    _check_number("kappa", kappa, positive=True)
+    kappa = _check_kappa(kappa, loss_map)
     if check_variant(variant) == "official":
-        return torch.where(loss_map < kappa, loss_map, kappa)
+        return torch.where(loss_map >= kappa, kappa, loss_map)  # so that NaN stays NaN
     # the divisor is never below kappa, so a loss of 0 cannot make NaN
     return loss_map * (kappa / loss_map.clamp(min=kappa)).detach()
 
@@ -71,12 +71,12 @@ def pus_pow(loss_map: Tensor, kappa: float, variant: str = "paper") -> Tensor:
         >>> pus_pow(torch.tensor([0.0, 0.25, 4.0]), kappa=0.5)
         tensor([0.0000, 0.5000, 2.0000])
     """
-    _check_number("kappa", kappa, positive=True)
+    kappa = _check_kappa(kappa, loss_map)
     if check_variant(variant) == "official":
         return (loss_map + OFFICIAL_POW_OFFSET) ** kappa
-    positive = loss_map > 0
+    nothing = loss_map == 0
     # the slope of L ** kappa is infinite at 0; infinity * 0 would be NaN, so 0 never enters the power
-    return torch.where(positive, torch.where(positive, loss_map, 1.0) ** kappa, 0.0)
+    return torch.where(nothing, 0.0, torch.where(nothing, 1.0, loss_map) ** kappa)
 
 
 def pus_ignore(loss_map: Tensor, kappa: float) -> Tensor:
@@ -90,8 +90,8 @@ def pus_ignore(loss_map: Tensor, kappa: float) -> Tensor:
         >>> pus_ignore(torch.tensor([0.25, 2.0]), kappa=0.5)
         tensor([0.2500, 0.0000])
     """
-    _check_number("kappa", kappa, positive=True)
-    return torch.where(loss_map < kappa, loss_map, 0.0)
+    kappa = _check_kappa(kappa, loss_map)
+    return torch.where(loss_map >= kappa, 0.0, loss_map)  # so that NaN stays NaN
 
 
 def cross_entropy_map(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
@@ -267,9 +267,18 @@ def _check_number(name: str, value: float | None, positive: bool = False) -> Non
         raise InputError(f"{name}: 0 is not positive; the released code uses 0.5 on VOC")
 
 
+def _check_kappa(kappa: float, loss_map: Tensor) -> float:
+    """Return kappa as a number that the type of the losses can hold."""
+    _check_number("kappa", kappa, positive=True)
+    if not loss_map.is_floating_point():
+        raise InputError(f"loss_map: floating point expected, got {loss_map.dtype}")
+    held = torch.finfo(loss_map.dtype)
+    return min(max(kappa, held.tiny), held.max)
+
+
 def _check_target(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """Check a batch and return the target as int64. Costs one wait for the device."""
-    if logits.ndim != 4 or not logits.is_floating_point():
+    if logits.ndim != 4 or not logits.shape[1] or not logits.is_floating_point():
         raise InputError(f"logits: floating point (N, K, H, W) expected, got {tuple(logits.shape)} {logits.dtype}")
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(target.shape) != expected or target.is_floating_point() or target.dtype == torch.bool:

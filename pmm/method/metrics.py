@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX
 
+MOST = 2**53  # of a count: float64 holds it exactly
+
 
 def confusion_matrix(
     target: ArrayLike, prediction: ArrayLike, n_classes: int, *, unknown_column: bool = False
@@ -28,7 +30,8 @@ def confusion_matrix(
         (n, n) int64, or (n, n + 1) with `unknown_column`; [i, j] counts pixels of class i predicted as j.
 
     Raises:
-        InputError: the shapes differ, or a value is no class index (in `prediction` also where the target is 255).
+        InputError: the shapes differ, n_classes is outside 1..255, or a value is no class index (in `prediction` also
+            where the target is 255).
 
     Examples:
         >>> confusion_matrix([0, 0, 1, 255], [0, 1, 1, 0], n_classes=2)
@@ -38,11 +41,13 @@ def confusion_matrix(
     truth, answer = np.asarray(target), np.asarray(prediction)
     if truth.shape != answer.shape:
         raise InputError(f"prediction: shape {answer.shape} differs from the target's {truth.shape}")
+    if not 1 <= n_classes <= IGNORE_INDEX:
+        raise InputError(f"n_classes: {n_classes} is outside 1..{IGNORE_INDEX}")
     _check_labels("target", truth, n_classes, IGNORE_INDEX)
     _check_labels("prediction", answer, n_classes, IGNORE_INDEX if unknown_column else None)
     evaluated = truth != IGNORE_INDEX
     n_columns = n_classes + unknown_column
-    columns = np.minimum(answer[evaluated], n_columns - 1).astype(np.int64)  # 255 -> the last column
+    columns = np.minimum(answer[evaluated].astype(np.int64), n_columns - 1)  # 255 -> the last column
     cells = truth[evaluated].astype(np.int64) * n_columns + columns  # row-major index into the matrix
     return np.bincount(cells, minlength=n_classes * n_columns).reshape(n_classes, n_columns)
 
@@ -59,14 +64,14 @@ def iou_per_class(confusion: ArrayLike) -> np.ndarray:
         (n,) float64 in [0, 1]; NaN for a class that is in neither the targets nor the predictions.
 
     Raises:
-        InputError: `confusion` has another shape.
+        InputError: `confusion` has another shape, or holds anything but counts.
 
     Examples:
         >>> iou_per_class([[2, 1], [0, 1]])
         array([0.66666667, 0.5       ])
     """
     counts = _check_confusion(confusion)
-    hits = np.diagonal(counts).astype(np.float64)
+    hits = np.diagonal(counts)
     union = counts.sum(axis=1) + counts[:, : len(counts)].sum(axis=0) - hits
     return np.divide(hits, union, out=np.full(len(counts), np.nan), where=union > 0)
 
@@ -139,4 +144,7 @@ def _check_confusion(confusion: ArrayLike) -> np.ndarray:
     counts = np.asarray(confusion)
     if counts.ndim != 2 or counts.shape[1] - counts.shape[0] not in (0, 1):
         raise InputError(f"confusion: counts (n, n) or (n, n + 1) expected, got shape {counts.shape}")
-    return counts
+    numbers = counts.astype(np.float64) if counts.dtype.kind in "iuf" else np.array(np.nan)
+    if not ((numbers >= 0) & (numbers <= MOST)).all():
+        raise InputError(f"confusion: counts of 0 to 2^53 expected, got others in {counts.dtype}")
+    return numbers

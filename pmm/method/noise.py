@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX
+from pmm.method.cam import check_class_ids
 
 CELLS = 8  # along the shorter side of an image; a region is the part of one class inside one cell
 
@@ -31,7 +32,7 @@ def flip_regions(mask: ArrayLike, class_ids: Sequence[int], share: float, seed: 
         (H, W) uint8 copy. The share is met as closely as whole regions allow.
 
     Raises:
-        InputError: `share` is outside [0, 1], or `mask` is not (H, W) uint8.
+        InputError: `share` is outside [0, 1], `mask` is not (H, W) uint8, or `class_ids` are no class ids.
 
     Examples:
         >>> mask = np.full((8, 8), 3, np.uint8)
@@ -44,6 +45,7 @@ def flip_regions(mask: ArrayLike, class_ids: Sequence[int], share: float, seed: 
         raise InputError(f"mask: (H, W) uint8 expected, got {labels.shape} of {labels.dtype}")
     if not 0 <= share <= 1:
         raise InputError(f"share: {share} is outside [0, 1]")
+    check_class_ids(class_ids, len(class_ids))
     objects = (labels > 0) & (labels != IGNORE_INDEX)
     if not objects.any():
         return labels

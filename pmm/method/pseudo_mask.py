@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
-from pmm.method import smoothing
-from pmm.method.cam import check_cam, check_class_ids
-from pmm.method.crf import JOINT_CRF, PPMG_CRF, CRFSettings, DenseCRF, check_image
+from pmm.method import IGNORE_INDEX, smoothing
+from pmm.method.cam import check_cam, check_class_ids, check_image, in_float32
+from pmm.method.crf import JOINT_CRF, PPMG_CRF, CRFSettings, DenseCRF
 
 # None: this method's settings in the released code. A DenseCRF must have been built for the same image.
 CRFChoice = CRFSettings | DenseCRF | None
@@ -176,6 +176,7 @@ def proportion(cam: ArrayLike, mask: ArrayLike, variant: str = "official") -> np
         raise InputError(f"mask: bool of shape {maps.shape} expected, got {region.dtype} of {region.shape}")
     offset = 1.0 if smoothing.check_variant(variant) == "official" else 0.0
     total = np.sum(maps, axis=(1, 2), where=region, dtype=np.float64, keepdims=True) + offset  # (C, 1, 1)
+    total[total > 0] = in_float32(total[total > 0])  # 1 / total is finite then
     return np.divide(maps, total, out=np.zeros(maps.shape, np.float32), where=total > 0)
 
 
@@ -274,7 +275,7 @@ def _check_alpha(alpha: float) -> float:
         raise InputError(
             f"alpha: {alpha} is not a finite number > 0; the released code uses 11 in PPMG, 24 in the joint CRF"
         )
-    return float(alpha)
+    return float(in_float32(alpha))
 
 
 def _crf_for(image: np.ndarray, crf: CRFChoice, default: CRFSettings) -> DenseCRF:
@@ -290,21 +291,32 @@ def _crf_for(image: np.ndarray, crf: CRFChoice, default: CRFSettings) -> DenseCR
 def allow_classes(probabilities: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
     """Set all classes but the background and the given ones to zero, as the image's labels allow.
 
-    (K, H, W) float32 in [0, 1], background first, and class ids in 1..K-1 -> (K, H, W) float32 copy.
+    (K, H, W) floating point in [0, 1], background first, and class ids in 1..K-1 -> (K, H, W) float32 copy.
 
     Raises:
-        InputError: a class id is no channel.
+        InputError: the probabilities are not as described above, or a class id is no channel.
 
     Examples:
         >>> allow_classes(np.array([[[0.2]], [[0.3]], [[0.5]]], np.float32), class_ids=[1]).ravel()
         array([0.2, 0.3, 0. ], dtype=float32)
     """
-    wrong = [int(i) for i in class_ids if not 1 <= i < len(probabilities)]
+    probabilities, ids = _check_probabilities(probabilities), np.asarray(class_ids)
+    if ids.size and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
+        raise InputError(f"class_ids: a flat list of integers expected, got shape {ids.shape} of {ids.dtype}")
+    class_ids = ids.ravel().tolist()
+    wrong = [i for i in class_ids if not 1 <= i < len(probabilities)]
     if wrong:
         raise InputError(f"class_ids: {wrong[0]} is no class of a model with {len(probabilities) - 1} classes")
     allowed = np.zeros(len(probabilities), dtype=bool)
     allowed[[0, *class_ids]] = True
     return np.where(allowed[:, None, None], probabilities, np.float32(0))
+
+
+def _check_probabilities(probabilities: ArrayLike) -> np.ndarray:
+    maps = check_cam(probabilities, "probabilities", "apply softmax first")
+    if not 1 <= len(maps) <= IGNORE_INDEX:
+        raise InputError(f"probabilities: 1 to {IGNORE_INDEX} classes expected, got {len(maps)}")
+    return maps
 
 
 def cyclic_pseudo_mask(
@@ -313,7 +325,7 @@ def cyclic_pseudo_mask(
     """Turn a model's class probabilities of a training image into its next pseudo-mask (section 2.5).
 
     Args:
-        probabilities: (K, H, W) float32 in [0, 1], background first.
+        probabilities: (K, H, W) floating point in [0, 1], background first.
         class_ids: the image's labels, the only classes allowed; defaults to all, as in the released code.
         crf: joint CRF of the image, which refines the probabilities; they stay as they are by default.
 
@@ -325,6 +337,7 @@ def cyclic_pseudo_mask(
         >>> cyclic_pseudo_mask(probabilities), cyclic_pseudo_mask(probabilities, class_ids=[1])
         (array([[2]], dtype=uint8), array([[1]], dtype=uint8))
     """
+    probabilities = _check_probabilities(probabilities)
     if class_ids is not None:
         probabilities = allow_classes(probabilities, class_ids)
     if crf is not None:

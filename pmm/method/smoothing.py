@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pmm.errors import InputError
-from pmm.method.cam import check_cam
+from pmm.method.cam import check_cam, in_float32
 
 VARIANTS = ("paper", "official")  # the equations as printed; what the authors' released code computes
 MIN_EXPONENT = 0.01  # floor of 1 - s * c_v: at 0 the map would be flat, below 0 inverted, with 0 -> inf
@@ -64,7 +64,8 @@ def smoothing_exponent(
         (C,) float32 in [MIN_EXPONENT, 1].
 
     Raises:
-        InputError: `s` is negative or not finite, or `strict` and 1 - s * c_v is below MIN_EXPONENT for a channel.
+        InputError: `s` is negative or not finite, `c_v` or `class_ids` is not as described above, or `strict` and
+            1 - s * c_v is below MIN_EXPONENT for a channel.
 
     Warns:
         RuntimeWarning: 1 - s * c_v was below MIN_EXPONENT; names class, c_v, s and exponent.
@@ -75,8 +76,11 @@ def smoothing_exponent(
     """
     if not (math.isfinite(s) and s >= 0):
         raise InputError(f"s: {s} is not a finite number >= 0; the released code uses 0.3")
-    variation = np.asarray(c_v, dtype=np.float64)
-    exponent = 1.0 - s * variation
+    variation = _check_channels("c_v", c_v)
+    if class_ids is not None and len(class_ids) != len(variation):
+        raise InputError(f"class_ids: {len(class_ids)} ids for {len(variation)} values of c_v; give one id for each")
+    with np.errstate(over="ignore"):  # minus infinity is below the floor, too
+        exponent = 1.0 - s * variation
     low = np.flatnonzero(exponent < MIN_EXPONENT)
     if low.size:
         label = [f"channel {i}" if class_ids is None else f"class {class_ids[i]}" for i in low]
@@ -105,7 +109,7 @@ def raise_cam(cam: ArrayLike, exponent: ArrayLike, t: float, variant: str = "off
         (C, H, W) float32 in [0, 1].
 
     Raises:
-        InputError: `cam` is no normalised CAM, or `t` or `variant` is not one of the above.
+        InputError: `cam` is no normalised CAM, or `exponent`, `t` or `variant` is not one of the above.
 
     Examples:
         >>> raise_cam([[[0.04, 0.25, 1.0]]], [0.5], t=0.05, variant="official")
@@ -116,7 +120,10 @@ def raise_cam(cam: ArrayLike, exponent: ArrayLike, t: float, variant: str = "off
     maps, t, variant = check_cam(cam), _check_t(t), check_variant(variant)
     if variant == "official":
         maps = np.where(maps < t, np.float32(0), maps)
-    return np.power(maps, np.asarray(exponent, dtype=np.float32)[:, None, None])  # (C, H, W) ** (C, 1, 1)
+    powers = _check_channels("exponent", exponent)
+    if len(powers) != len(maps) or (powers <= 0).any():
+        raise InputError(f"exponent: {len(maps)} numbers > 0 expected, one for each channel; got {powers[:5]}")
+    return np.power(maps, in_float32(powers)[:, None, None])  # (C, H, W) ** (C, 1, 1)
 
 
 def smooth_cam(
@@ -160,6 +167,16 @@ def check_variant(variant: str) -> str:
     if variant not in VARIANTS:
         raise InputError(f"variant: {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
     return variant
+
+
+def _check_channels(name: str, values: ArrayLike) -> np.ndarray:
+    """Return a flat list of finite numbers >= 0 as float64, raise InputError otherwise."""
+    numbers = np.asarray(values)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "fiu":
+        raise InputError(f"{name}: a flat list of numbers expected, got shape {numbers.shape} of {numbers.dtype}")
+    if not np.isfinite(numbers).all() or (numbers < 0).any():
+        raise InputError(f"{name}: {numbers[~(np.isfinite(numbers) & (numbers >= 0))][0]} is not a finite number >= 0")
+    return numbers.astype(np.float64)
 
 
 def _channel_variation(foreground: np.ndarray) -> float:

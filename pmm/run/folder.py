@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import time
@@ -345,7 +346,11 @@ class RunFolder:
 
     def _enter(self, name: str, record: Mapping[str, Any]) -> None:
         manifest = self.manifest()
-        manifest |= {"schema": SCHEMA, "command": f"pmm run {self.path / 'params.yaml'}", "environment": environment()}
+        manifest |= {
+            "schema": SCHEMA,
+            "command": shlex.join(["pmm", "run", str(self.path / "params.yaml")]),
+            "environment": environment(),
+        }
         manifest.setdefault("stages", {})[name] = dict(record)
         write_text(self.path / "manifest.json", json.dumps(manifest, indent=1))
 
@@ -367,8 +372,9 @@ class RunFolder:
         """Return manifest.json.
 
         schema: 2, the version of this description; command: repeats the run; environment: see `environment`; stages:
-        for each its fingerprint, settings, inputs (fingerprints of stages and of data), finished, facts, seconds,
-        peak MiB of the process up to its end, and processes, how many shared the work.
+        for each its fingerprint, settings (its parameters, with the seed), inputs (fingerprints of stages and of data),
+        finished, facts, seconds, peak MiB of the process up to its end, and processes, how many shared the work;
+        notebooks: for each its seconds and peak_memory_mib. All parameters are in params.yaml beside it.
         """
         return read_json(self.path / "manifest.json")
 

@@ -13,12 +13,17 @@ are imported after the first kernel has been started.
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import logging
+import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -45,7 +50,22 @@ if TYPE_CHECKING:
     from pmm.run.pages import Page
 
 USER_ERRORS = (InputError.__name__, MissingDependency.__name__)
+NO_PLACE = (errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EFBIG, errno.EDQUOT)  # where a file cannot be written
 SAMPLE_SECONDS = 0.5
+
+
+class WholeCopies:
+    """How papermill writes the executed copy after each cell: whole, so that a killed run leaves none cut short."""
+
+    @staticmethod
+    def write(text: str, path: str) -> None:
+        """Replace a file."""
+        write_text(Path(path), text)
+
+    @staticmethod
+    def pretty_path(path: str) -> str:
+        """Return the path as papermill's messages show it."""
+        return path
 
 
 class NotebookError(RuntimeError):
@@ -111,7 +131,7 @@ def run_notebooks(
 
     Raises:
         InputError: no such notebook, another process is at work in the run's folder, or it belongs to other data; or a
-            notebook met bad input: the message is the notebook's own line then.
+            notebook met bad input or a full or closed folder: the message is the notebook's own line then.
         NotebookError: a notebook failed otherwise; the message names notebook, cell and executed copy.
     """
     chosen = find_notebooks(notebooks, folder)
@@ -142,7 +162,7 @@ def _run_each(chosen: Sequence[Path], run: RunFolder, parameters: dict[str, Any]
     """Execute and record notebooks one by one; yield each executed copy."""
     folder = (run.path / "notebooks").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    with kernels_ahead([notebook.resolve() for notebook in chosen]) as kernels:
+    with kernels_ahead([notebook.resolve() for notebook in chosen], run.path.resolve() / KERNEL_HOME) as kernels:
         cells = {notebook.resolve(): _count_code_cells(notebook) for notebook in chosen}
         for position, (notebook, kernel) in enumerate(kernels, start=1):
             title = f"[{position}/{len(chosen)}] {notebook.stem}"
@@ -171,7 +191,9 @@ def _count_code_cells(notebook: Path) -> int:
 def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernel: RunningPython, watch: _Watch) -> None:
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    from papermill.iorw import papermill_io
 
+    papermill_io.register(str(output), WholeCopies)
     logging.getLogger("papermill").disabled = True  # it warns of names that a notebook does not use
 
     def escape(path: Path) -> str:
@@ -208,6 +230,9 @@ def _translate(error: PapermillExecutionError, notebook: Path, output: Path) -> 
         return KeyboardInterrupt()
     if error.ename in USER_ERRORS:
         return InputError(" ".join(error.evalue.split()))
+    number = re.match(r"\[Errno (\d+)\] ", error.evalue)
+    if number and int(number[1]) in NO_PLACE:
+        return InputError(f"{error.evalue[number.end() :]}; check the rights and the space; executed copy: {output}")
     what = " ".join(f"{error.ename}: {error.evalue}".split())
     message = f"{notebook.name}, cell In [{error.exec_count}]: {what}; executed copy: {output}"
     return NotebookError(message, "\n".join(error.traceback))
@@ -270,14 +295,20 @@ class _Watch:
 
 # --- kernels
 
-NO_HISTORY = "--HistoryManager.enabled=False"  # what a batch executes does not belong into the user's home
+NO_HISTORY = "--HistoryManager.enabled=False"  # what a batch executes is in its notebooks
+KERNEL_HOME = ".kernels"  # in the run's folder, while it runs: else kernels write to the user's home and to /tmp
 
 
 class RunningPython(AsyncKernelManager):
-    """Starts kernels with the running interpreter, whatever kernels the user has installed."""
+    """Starts kernels with the running interpreter, whatever kernels and start-up files of IPython the user has.
 
-    def __init__(self, **settings: Any):
-        super().__init__(**settings)
+    Args:
+        home: folder for what a kernel writes beside the notebook's own files: connection, IPython's profile, caches.
+    """
+
+    def __init__(self, home: Path, **settings: Any):
+        super().__init__(connection_file=str(home / f"{uuid.uuid4().hex}.json"), **settings)
+        self._own = {"IPYTHONDIR": str(home / "ipython"), "TORCHINDUCTOR_CACHE_DIR": str(home / "inductor")}
         if self.has_trait("transport_encryption") and zmq.has("curve"):
             self.transport_encryption = "auto"  # newer kernels warn of a plain connection
 
@@ -288,7 +319,8 @@ class RunningPython(AsyncKernelManager):
 
     async def start_kernel(self, **settings: Any) -> None:
         """Start a kernel; its own log is dropped, what the notebook prints comes over the wire."""
-        await super().start_kernel(**{"stderr": subprocess.DEVNULL, **settings})
+        own = {"stderr": subprocess.DEVNULL, "env": {**os.environ, **self._own}}
+        await super().start_kernel(**{**own, **settings})
 
     def memory(self) -> int:
         """Return the resident memory of the kernel and its children in bytes; 0 when it has ended."""
@@ -319,20 +351,24 @@ def import_statements(notebook: Path) -> str:
 
 
 @contextmanager
-def kernels_ahead(notebooks: Sequence[Path]) -> Iterator[Iterator[tuple[Path, RunningPython]]]:
+def kernels_ahead(notebooks: Sequence[Path], home: Path) -> Iterator[Iterator[tuple[Path, RunningPython]]]:
     """Give each notebook its kernel in turn; the next one's is always on its way.
 
     A kernel ends when the next notebook is asked for, and all that are left when the block ends.
 
     Args:
         notebooks: files of the notebooks, in order; a kernel works in its notebook's folder.
+        home: folder for what kernels write for themselves; it is gone when the block ends, and what a killed run left
+            there is gone before.
     """
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
     alive: list[RunningPython] = []
 
     def start(position: int) -> None:
         """Start the kernel of one notebook, if there is one at that position; it imports before it answers."""
         for notebook in notebooks[position : position + 1]:
-            alive.append(RunningPython())
+            alive.append(RunningPython(home))
             warm_up = f"--IPKernelApp.exec_lines=exec({import_statements(notebook)!r}, {{}})"
             run_sync(alive[-1].start_kernel)(cwd=str(notebook.parent), extra_arguments=[warm_up, NO_HISTORY])
 
@@ -349,6 +385,7 @@ def kernels_ahead(notebooks: Sequence[Path]) -> Iterator[Iterator[tuple[Path, Ru
     finally:
         for kernel in alive:
             _stop(kernel)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _stop(kernel: RunningPython) -> None:

@@ -5,8 +5,9 @@ A page stands alone: figures are embedded, equations are MathML, nothing is load
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape, unescape
@@ -23,7 +24,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 import pmm
 from pmm.errors import InputError
-from pmm.files import write_text
+from pmm.files import read_json, write_text
 from pmm.run.folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -31,6 +32,42 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 NOTE = "(an interactive widget: open the notebook)\n"
 BAR = re.compile(r"\d+%\|.*\|")
 """The text of a progress bar of tqdm, `epoch: 50%|#####     | 1/2`; other widgets have none like it."""
+EXPLORER_STAGE, EXPLORER_DATA = "explorer", "data.json"
+"""Stage of a run that holds what its live pages work on, and the file: `pmm.explore.page` makes it."""
+LIVE = {
+    "03": ("smoothing",),
+    "04": ("masks",),
+    "05": ("underfitting",),
+    "08": ("smoothing", "masks", "underfitting"),
+}
+"""Number of a notebook -> views that its page shows in the place of the widget."""
+PARTS = {"smoothing": {"cam"}, "masks": {"cam", "foreground", "truth"}, "underfitting": {"truth", "learned", "loss"}}
+"""View -> what it needs of a scene beside the photograph."""
+FORMULAS = {
+    "smoothing": {
+        "the pixels above t, how uneven they are (eq. 5), and the power that lifts them (eq. 6):": (
+            r"c_v = \frac{\sqrt{D(X^{(f)})}}{E(X^{(f)})}",
+            r"X^{(s)} = {X^{(n)}}^{\, 1 - s \cdot c_v}",
+        ),
+    },
+    "masks": {
+        "background (eq. 2), each class against it alone, proportion (eq. 8), and who wins (Algorithm 1):": (
+            r"bg = (1 - X^{(s)})^{\alpha}",
+            r"X^{(m)} = \text{crf}(I, [bg, X^{(s)}])",
+            r"P = \frac{X^{(n)}}{\sum X^{(n)} X^{(m)}}",
+            r"Y = \operatorname{argmax}(X^{(m)} P)",
+        ),
+    },
+    "underfitting": {
+        "the gate (eq. 10): PUS acts while the mean loss is below beta; clamp (11), pow (12), ignore (13):": (
+            r"E(L) < \beta",
+            r"L \cdot \frac{\kappa}{L}",
+            r"L^{\kappa}",
+            r"0 \text{ where } L \geq \kappa",
+        ),
+    },
+}
+"""View -> what its formulas say, and the formulas as TeX."""
 LEARN = re.compile(r"^\|\s*\*\*You learn\*\*\s*\|\s*(.+?)\s*\|\s*$", re.M)
 
 
@@ -161,19 +198,100 @@ def export_notebooks(run: RunFolder, done: Mapping[str, Page] | None = None) -> 
         InputError: an executed copy is damaged.
     """
     folder = run.path / "notebooks"
-    pages = [(done or {}).get(path.stem) or export_page(path) for path in sorted(folder.glob("*.ipynb"))]
+    fresh = {name: page for name, page in (done or {}).items() if not _lacks_sliders(run, folder / page.file)}
+    pages = [fresh.get(path.stem) or export_page(path) for path in sorted(folder.glob("*.ipynb"))]
     index = templates().get_template("index.html.j2")
     if pages:
-        write_text(folder / "index.html", index.render(run_name=run.path.name, pages=pages, version=pmm.__version__))
+        told = {"run_name": run.path.name, "pages": pages, "explorer": explorer_data(run) is not None}
+        write_text(folder / "index.html", index.render(**told, version=pmm.__version__))
     return pages
+
+
+def _lacks_sliders(run: RunFolder, page: Path) -> bool:
+    """Whether a page that was to have sliders was written before their data, which the last notebook makes."""
+    data = run.path / EXPLORER_STAGE / EXPLORER_DATA
+    return page.name[:2] in LIVE and data.is_file() and data.stat().st_mtime >= page.stat().st_mtime
+
+
+def explorer_inputs(run: RunFolder) -> list[str]:
+    """Return the fingerprints of what the live pages show: CAMs and, where it is trained, the segmenter "pus"."""
+    found = [run.recorded(name) for name in ("cams", "segmenter/pus")]
+    return [stage.fingerprint for stage in found if stage]
+
+
+def explorer_data(run: RunFolder) -> dict[str, Any] | None:
+    """Read what the live pages of a run work on; None where it was not made, or of CAMs or a model replaced since."""
+    stage = run.recorded(EXPLORER_STAGE)
+    if stage is None or run.begun(EXPLORER_STAGE).get("inputs") != explorer_inputs(run):
+        return None
+    return read_json(stage.folder / EXPLORER_DATA)
+
+
+def page_data(page: Path) -> dict[str, Any]:
+    """Read what a page that `write_explorer` wrote works on, so that it can be written anew without its run.
+
+    Raises:
+        InputError: there is no such file, or it is no such page.
+    """
+    try:
+        html = page.read_text(encoding="utf-8")
+        return json.loads(html.split('<script type="application/json">')[1].split("</script>")[0])
+    except (IndexError, ValueError):
+        raise InputError(f"{page}: no page of sliders; name one that pmm explorer wrote, or a run's folder") from None
+
+
+def write_explorer(data: Mapping[str, Any], path: Path, report: bool = False) -> Path:
+    """Write the page with all sliders: one file that loads nothing.
+
+    Args:
+        data: what `explorer_data` or `page_data` gives.
+        path: file to write.
+        report: whether the page lies in a run's folder, beside its report.
+
+    Returns:
+        The path.
+    """
+    html = templates().get_template("explorer.html.j2")
+    told = {"data": data, "views": list(PARTS), "live": live_html, "report": report, "version": pmm.__version__}
+    write_text(path, html.render(**told))
+    return path
+
+
+def live_html(data: Mapping[str, Any], views: Sequence[str], instead: str = "", whole: bool = False) -> Markup:
+    """Return the sliders of some views as a piece of a page, with their script and their part of the data.
+
+    Args:
+        data: what `explorer_data` gives.
+        views: names of PARTS.
+        instead: HTML that stands there without JavaScript; the run's still pictures unless told.
+        whole: whether the sliders are the page, so that its address names their setting.
+    """
+    needed = set().union(*(PARTS[view] for view in views)) | {"id", "note", "width", "height", "image", "classes"}
+    scenes = [{name: value for name, value in scene.items() if name in needed} for scene in data["scenes"]]
+    own = {**data, "scenes": scenes, "formulas": {view: _formulas(view) for view in views}}
+    own |= {} if whole else {"still": {}}
+    text = json.dumps(own, separators=(",", ":")).replace("<", "\\u003c")
+    if not instead:
+        instead = "<p>The sliders of this page need JavaScript. Without it, here is one setting of each view.</p>"
+        for still in data["still"].values():
+            instead += f'<p><img src="{still["src"]}" alt="{escape(still["alt"])}"></p>'
+    told = {"views": views, "json": Markup(text), "instead": Markup(instead), "whole": whole}
+    return Markup(templates().get_template("live.html.j2").render(**told))
+
+
+def _formulas(view: str) -> str:
+    return "".join(
+        f"<p>{words}</p><p>{' &emsp; '.join(_mathml(tex, 'inline') for tex in formulas)}</p>"
+        for words, formulas in FORMULAS[view].items()
+    )
 
 
 def export_page(path: Path) -> Page:
     """Write one executed notebook as an HTML page beside it.
 
-    Links between notebooks lead to the pages; a widget, dead without a kernel, leaves the picture that stands
-    beside it in the notebook, or a line of text; progress bars leave nothing. Where the data gave
-    nothing to draw, the paragraph that says what to see goes as well.
+    Links between notebooks lead to the pages; a widget, dead without a kernel, becomes sliders that need none where the
+    run has made their data, else the picture that stands beside it in the notebook, or a line of text; progress bars
+    leave nothing. Where the data gave nothing to draw, the paragraph that says what to see goes as well.
 
     Raises:
         InputError: the executed copy is damaged.
@@ -186,9 +304,11 @@ def export_page(path: Path) -> Page:
     parts = headings(document)
     title = next((part.title for part in parts if part.level == 1), Markup.escape(path.stem))
     learn = LEARN.search(text)
+    views = LIVE.get(path.name[:2], ())
+    data = explorer_data(RunFolder(path.parent.parent)) if views else None
     for cell in document.cells:
         if cell.cell_type == "code":
-            cell.outputs = _still(cell.outputs)
+            cell.outputs = _still(cell.outputs, [view for view in views if data and view not in data["missing"]], data)
     _drop_pointers_to_nothing(document.cells)
     document.metadata.pop("widgets", None)
     resources = {"metadata": {"name": title.striptags()}, "parts": [part for part in parts if part.level > 1]}
@@ -219,13 +339,17 @@ def headings(document: nbformat.NotebookNode) -> list[Part]:
     return renderer.parts
 
 
-def _still(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Return the outputs of a cell as a page without a kernel can show them."""
+def _still(
+    outputs: list[nbformat.NotebookNode], views: Sequence[str] = (), live: Mapping[str, Any] | None = None
+) -> list[nbformat.NotebookNode]:
+    """Return the outputs of a cell as a page without a kernel can show them: a widget as the views of `live`."""
     kept = []
     for output in outputs:
         data = output.get("data", {})
         if data.pop(WIDGET, None) is None:
             kept.append(output)
         elif not BAR.search("".join(data.get("text/plain", ""))):
+            if live and views:
+                data["text/html"] = str(live_html(live, views, instead="".join(data.get("text/html", NOTE))))
             kept.append(output if set(data) - {"text/plain"} else nbformat.v4.new_output("stream", text=NOTE))
     return kept

@@ -58,7 +58,12 @@ def write_report(run: RunFolder, pages: Mapping[str, Page] | None = None) -> Pat
     Raises:
         InputError: the folder is no run, or one of its JSON files is damaged.
     """
-    from pmm.run.pages import export_notebooks, templates  # nbconvert takes a second, and tables need no page
+    from pmm.run.pages import (  # nbconvert takes a second, and tables need no page
+        explorer_data,
+        export_notebooks,
+        templates,
+        write_explorer,
+    )
 
     if not (run.path / "params.yaml").is_file():
         raise InputError(f"{run.path}: no params.yaml in it, so this is no run; name one such as runs/demo")
@@ -70,6 +75,8 @@ def write_report(run: RunFolder, pages: Mapping[str, Page] | None = None) -> Pat
     sections = {name: _checked_table(run, name, metrics[name]) for name in measured}
     headline = next((sections.pop(name) for name in HEADLINES if name in sections), None)
     notebooks = export_notebooks(run, pages)
+    if (explorer := explorer_data(run)) is not None:
+        write_explorer(explorer, run.path / "explorer.html", report=True)
     drawn = figures(run)
     template = templates().get_template("report.html.j2")
     page = template.render(
@@ -81,6 +88,7 @@ def write_report(run: RunFolder, pages: Mapping[str, Page] | None = None) -> Pat
         figures=list(drawn.values()),
         titles={page.name[:2]: page.title for page in notebooks},
         notebooks=notebooks,
+        explorer=explorer is not None,
         settings=_settings_rows(settings),
         environment=_flatten(manifest.get("environment", {})),
         stages={name: f"{entry['seconds']:.1f}" for name, entry in manifest.get("stages", {}).items()},

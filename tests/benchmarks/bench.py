@@ -16,6 +16,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+from live import live_page
 from measure import exponent, interleave, ratios, spread
 from memory import memory
 from networks import cam_rate, engine_rate, training_rate
@@ -151,6 +152,7 @@ PARTS: dict[str, Callable[[bool], Any]] = {
     "i_slider_to_picture": lambda quick: slider_to_picture(3 if quick else 30),
     "j_engine": engine_rate,
     "k_drop_in": lambda quick: drop_in(2 if quick else 15),
+    "l_live_page": lambda quick: live_page(6 if quick else 60),
 }
 
 

@@ -199,6 +199,16 @@ def _pictures(rows: list[dict[str, Any]]) -> str:
     return title + table(list(rows[0]), [list(row.values()) for row in rows]) + note
 
 
+def _live(found: dict[str, Any]) -> str:
+    rows, size = found["rows"], f"{found['megabytes']:g} MB"
+    title = "## The page without a kernel: from a slider's event to the new pictures\n\n"
+    note = f"""
+docs/explorer.html has {size}. {found["browser"]}, no graphics card, {found["size"]}. By the browser's
+own clock, from the event's time stamp to the pixels of all pictures and the numbers. The target is a frame, 16 ms.
+"""
+    return title + table(list(rows[0]), [list(row.values()) for row in rows]) + note
+
+
 def _where(found: dict[str, Any]) -> str:
     names = ("step", "ms", "MB moved", "GB/s", "share of the copy's bandwidth")
     cells = [[row.get(name, "") for name in names] for row in found["steps"]]
@@ -217,5 +227,6 @@ SECTIONS = {
     "g_growth": _growth,
     "h_where_time_goes": _where,
     "i_slider_to_picture": _pictures,
+    "l_live_page": _live,
     "j_engine": _engine,
 }

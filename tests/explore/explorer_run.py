@@ -1,5 +1,6 @@
 """A run without any training, for the tests of the explorer: four tiny scenes with CAMs."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -48,6 +49,7 @@ class TinyRun:
             name="squares",
             class_names=NAMES,
             image=lambda i: image_of(number(i)),
+            image_path=lambda i: Path(f"{i}.png"),
             mask=lambda i: truth_of(number(i)),
             labels=lambda i: (1,) if number(i) % 2 else (1, 2),
             has_mask=lambda i: True,

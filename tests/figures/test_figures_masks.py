@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from pmm.figures import masks, tables, training
 from pmm.figures.style import mask_to_rgb, to_png
 from pmm.method.crf import CRFSettings
-from pmm.method.pseudo_mask import background_score, ppmg_steps
+from pmm.method.pseudo_mask import background_score, ppmg, ppmg_steps
 from pmm.method.smoothing import coefficient_of_variation
 from pmm.run.folder import RunFolder
 
@@ -128,6 +128,27 @@ def test_background_figure_draws_the_scores():
     assert titles(figure)[:3] == ["image", "strongest CAM", "background, alpha 2"]
     assert drawn(figure)[1].tolist() == cam.max(0).tolist()
     assert np.array_equal(drawn(figure)[2], background_score(cam, 2))
+
+
+def test_each_setting_of_the_crf_is_drawn_at_its_values():
+    experiment, rng = FakeExperiment(), np.random.default_rng(0)
+    image, cam = rng.integers(0, 40, (12, 16, 3), dtype=np.uint8), rng.random((2, 12, 16), dtype=np.float32)
+    experiment.data.image, experiment.cam = lambda i: image, lambda i: ([1, 2], cam)
+
+    def mask(**changed):
+        crf = CRFSettings(**{"iterations": 1, **changed})
+        return ppmg(image, cam, [1, 2], s=0.3, alpha=1.0, t=0.05, variant="paper", crf=crf)
+
+    values = {"gauss_compat": (0, 30), "gauss_sxy": (1, 9)}
+    figure = masks.crf_settings_figure(experiment, "a", values)
+    made = [mask(gauss_compat=0, bilateral_compat=0), mask()]
+    made += [mask(**{name: value}) for name, pair in values.items() for value in pair]
+    assert len({each.tobytes() for each in made}) > 2
+    for place, each in zip([1, 2, 4, 5, 6, 7], made, strict=True):
+        assert np.array_equal(drawn(figure)[place], mask_to_rgb(each, experiment.data.class_names))
+    assert titles(figure)[3] == "ground truth"
+    assert titles(figure)[5] == f"gauss_compat 30\ninstead of 10: {(made[3] > 0).mean():.0%}".replace("%", " %")
+    assert titles(masks.crf_settings_figure(experiment, "c", values))[3] == ""  # no ground truth
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])

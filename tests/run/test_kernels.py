@@ -75,9 +75,10 @@ def test_a_failing_import_is_the_notebooks_own_error(tmp_path):
 def test_the_next_kernel_is_there_early_and_none_is_left(tmp_path):
     notebooks = [write(tmp_path, f"0{n}_a.ipynb", "1") for n in (1, 2, 3)]
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    with pytest.raises(ValueError), kernels_ahead(notebooks) as kernels:
+    with pytest.raises(ValueError), kernels_ahead(notebooks, tmp_path / "home") as kernels:
         found, kernel = next(kernels)
         assert found == notebooks[0] and kernel.memory() > 0
+        assert len(list((tmp_path / "home").glob("*.json"))) == 2  # how to reach them, not in the system's /tmp
         assert len({c.pid for c in psutil.Process().children()} - before) >= 2
         raise ValueError
     deadline = time.monotonic() + 5
@@ -85,4 +86,4 @@ def test_the_next_kernel_is_there_early_and_none_is_left(tmp_path):
         time.sleep(0.05)
     left = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
     assert not [c for c in left if c.status() != psutil.STATUS_ZOMBIE]
-    assert kernel.memory() == 0
+    assert kernel.memory() == 0 and not (tmp_path / "home").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,6 +111,27 @@ def test_bad_input_in_a_notebook_is_the_same_one_line(params, notebooks, kind):
     with pytest.raises(InputError, match=r"^data_dir = x: no such folder; name another$"):
         run_notebooks(params, folder=notebooks, report=False)
     assert not (notebooks.parent / "runs" / "tiny" / "notebooks" / "02_b.ipynb").exists()
+
+
+@pytest.mark.parametrize(("number", "text"), [(28, "No space left on device"), (13, "Permission denied")])
+def test_a_full_disk_or_lost_rights_in_a_notebook_are_one_line(params, notebooks, number, text):
+    write_notebook(notebooks, "01_a.ipynb", f"raise OSError({number}, {text!r}, 'runs/a.png')")
+    with pytest.raises(InputError, match=rf"^{text}: 'runs/a\.png'; check the rights and the space; executed copy: "):
+        run_notebooks(params, folder=notebooks, report=False)
+
+
+def test_a_failing_cell_is_exit_code_1_and_a_line_that_names_notebook_and_cell(notebooks, tmp_path):
+    write_notebook(notebooks, "01_a.ipynb", "fine = 1", "1 / 0")
+    write_notebook(notebooks, "02_b.ipynb", "1")
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "p.yaml").write_text(f"run_name: tiny\nruns_dir: {tmp_path / 'runs'}\n")
+    command = [sys.executable, "-m", "pmm.cli", "run", "params/p.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    *shown, last = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and not any(line.startswith("pmm: ") for line in shown)
+    assert re.match(r"pmm: 01_a\.ipynb, cell In \[\d+\]: ZeroDivisionError: division by zero; executed copy: ", last)
+    left = [path.name for path in (tmp_path / "runs" / "tiny").rglob("*") if path.is_file()]
+    assert "01_a.ipynb" in left and "02_b.ipynb" not in left and "report.html" not in left
 
 
 def test_a_failure_names_notebook_cell_and_copy(params, notebooks):
