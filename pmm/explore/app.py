@@ -126,7 +126,7 @@ def snippet(parameters: Mapping[str, Any]) -> str:
 class PictureAndWords:
     """A picture of one or two rows of cells with its words below, whose place is kept free."""
 
-    def __init__(self, rows: int, empty: str):
+    def __init__(self, rows: int, empty: str = "the picture is being made"):
         # without a first picture the browser would show the sign of a broken image
         picture = drawing.message(empty, (drawing.WIDTH, drawing.page_height(rows)))
         layout = widgets.Layout(width="100%", max_width=f"{drawing.WIDTH}px", height="auto")
@@ -238,7 +238,7 @@ class Panel:
         self._pinned: dict[str, Any] = {}
         self._base: dict[str, Any] | None = None  # the setting before the last movement
         self._moved, self._using = 0.0, False
-        self.main, self.slow = PictureAndWords(2, "the picture is being made"), PictureAndWords(1, "drawn at rest")
+        self.main, self.slow = PictureAndWords(2), PictureAndWords(1, "drawn at rest")
         self.message, self.saved, self.links = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.choices = [widgets.Button(layout=widgets.Layout(width="auto", display="none")) for _ in LESS_MORE]
         self.yaml = widgets.Textarea(rows=8, layout=widgets.Layout(width="100%"))

@@ -376,17 +376,21 @@ def downloads(panel):
     return {name: base64.b64decode(content) for name, content in found}
 
 
-def test_the_files_hold_what_is_shown_and_the_command_line_makes_the_same_mask(run, tmp_path):
+@pytest.mark.parametrize("method", ["ppmg", "crf", "threshold"])
+def test_the_files_hold_what_is_shown_and_the_command_line_makes_the_same_mask(run, tmp_path, method):
     explorer = explore_masks(run)
     assert explorer.worker.wait()
-    moved(explorer, alpha=2.0, s=0.2)
+    moved(explorer, method=method, alpha=2.0, s=0.2, cam_threshold=0.3)
     files = downloads(explorer.panel)
     assert list(files) == ["scene0_masks.png", "scene0_masks.yaml", "scene0_masks.mask.png"]
     assert np.array_equal(Image.open(io.BytesIO(files["scene0_masks.png"])), explorer.panel.view.picture)
     mask = np.array(Image.open(io.BytesIO(files["scene0_masks.mask.png"])))
     assert np.array_equal(mask, explorer.panel.view.mask)
     (tmp_path / "own.yaml").write_bytes(files["scene0_masks.yaml"])
-    assert load_params(tmp_path / "own.yaml").alpha == 2.0
+    read = load_params(tmp_path / "own.yaml")
+    assert (read.seg_masks, read.alpha == 2.0, read.alpha_crf == 2.0, read.cam_threshold == 0.3) == (
+        method, method == "ppmg", method == "crf", method == "threshold",
+    )  # fmt: skip
     first, second, *_ = files["scene0_masks.yaml"].decode().splitlines()
     assert first == "# Pseudo-mask of scene0: 0 background, 1 one, 2 two words"
     (tmp_path / "images").mkdir()
