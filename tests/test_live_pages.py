@@ -100,6 +100,9 @@ def state(page):
     return page.evaluate(ask)
 
 
+SLIDERS = "all => all.map(each => [each.closest('.control').dataset.control, Number(each.textContent)])"
+
+
 def shown(page):
     """The numbers of the page, by name."""
     cells = page.locator("td[data-number]")
@@ -246,6 +249,8 @@ def test_the_lesson_asks_explains_and_scores(page, data):
         right += told.startswith("Right.")
         assert f"{right} of {number} right" in told
         check(page, data)
+        for name, value in page.locator(".control output").evaluate_all(SLIDERS):
+            assert value == pytest.approx(state(page)[2][name], rel=0.01), "the slider shows what was asked"
         last = page.locator(".next").inner_text() == "Score"
         page.locator(".next").click()
         if last:

@@ -1062,6 +1062,7 @@ class Explorer {
     this.settings[this.view] = { ...after };
     this.asked = null;
     this.root.querySelector(".explorer").classList.remove("asking");
+    if (this.lesson) this.buildControls(); // nobody has moved them
     this.render();
     if (pixel !== null) this.cross(pixel);
     const next = this.lesson && element("button", { type: "button", class: "next", onclick: () => this.nextStep() },
@@ -1080,7 +1081,7 @@ class Explorer {
 
   startLesson() {
     const steps = this.open.flatMap((view) => LESSON[view].map((step) => ({ view, ...step })));
-    this.lesson = { steps, step: -1 };
+    Object.assign(this, { lesson: { steps, step: -1 }, linkNote: "" });
     this.score = { right: 0, of: 0 };
     return this.nextStep();
   }
