@@ -32,6 +32,7 @@ LOOK = {"style": {"description_width": "118px"}, "layout": widgets.Layout(width=
 OWN, OF_RUN = "own values", "this run"  # entries of every menu of presets
 FREE = ("class_id", "step")  # controls that choose what of a setting is shown
 LESS_MORE = ("less", "the same", "more")
+MOST_CHOICES = 4
 
 Stop = Callable[[], bool]  # whether a newer request waits, so that what takes long should end
 
@@ -181,7 +182,8 @@ class Question:
     text: str
     right: str  # one of the choices
     why: str  # what happened and by which equation, without the full stop
-    choices: tuple[str, ...] = LESS_MORE
+    choices: tuple[str, ...] = LESS_MORE  # at most MOST_CHOICES
+    view: View | None = None  # what is shown meanwhile, if not what is there already
 
 
 def less_or_more(before: float, now: float, step: float = 5e-4) -> str:
@@ -240,7 +242,9 @@ class Panel:
         self._moved, self._using = 0.0, False
         self.main, self.slow = PictureAndWords(2), PictureAndWords(1, "drawn at rest")
         self.message, self.saved, self.links = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.choices = [widgets.Button(layout=widgets.Layout(width="auto", display="none")) for _ in LESS_MORE]
+        self.choices = [
+            widgets.Button(layout=widgets.Layout(width="auto", display="none")) for _ in range(MOST_CHOICES)
+        ]
         self.yaml = widgets.Textarea(rows=8, layout=widgets.Layout(width="100%"))
         self.preset = menu("preset", [OWN, *self.presets], OF_RUN)
         self.pin = widgets.ToggleButton(description="Pin A", tooltip="keep this setting as A and compare with it")
@@ -385,6 +389,8 @@ class Panel:
     def _ask(self, drawn: Drawn, against: Against, question: Question) -> None:
         """Keep a result back and ask what it will be."""
         self.pending = drawn, against, question
+        if question.view:
+            self.main.show(question.view)
         self.main.veil()
         self._say(f"Predict first: {question.text}", "pmm-question")
         self._show_choices(question.choices)

@@ -10,13 +10,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from pmm.errors import InputError
 from pmm.explore import drawing
-from pmm.explore.app import Against, Drawn, Panel, Question, Stop, less_or_more, log_slider, menu, only_change, slider
+from pmm.explore.app import (
+    MOST_CHOICES,
+    Against,
+    Drawn,
+    Panel,
+    Question,
+    Stop,
+    less_or_more,
+    log_slider,
+    menu,
+    only_change,
+    slider,
+)
 from pmm.explore.drawing import BLUE, GREY, VERMILION, Chart, View
 from pmm.explore.picker import ExplorerScene, load_scene
 from pmm.explore.smoothing import unwarned
@@ -173,10 +187,13 @@ def _made(scene: ExplorerScene, state: MaskState) -> MaskResult:
     return made(iou, mean_iou(confusion))
 
 
-def masks_view(scene: ExplorerScene, state: MaskState, against: Against = None) -> View:
+def masks_view(
+    scene: ExplorerScene, state: MaskState, against: Against = None, pixel: tuple[int, int] | None = None
+) -> View:
     """Draw the photograph, the steps of one class, the mask, the ground truth, what changed, and the IoU.
 
-    With a step of the state, that step for all classes instead; "A" in `against` puts its mask beside the other.
+    With a step of the state, that step for all classes instead; "A" in `against` puts its mask beside the other. A
+    `pixel` (row, column) of the mask gets a cross.
 
     Raises:
         InputError: the class is not in the image, or a value of the state is out of range.
@@ -189,8 +206,10 @@ def masks_view(scene: ExplorerScene, state: MaskState, against: Against = None) 
         text = (f"Algorithm 1, step {step} of {len(STEPS)}: {STEPS[step - 1][0]}", STEPS[step - 1][1])
     else:
         rows = [_step_cells(scene, state, result, channel), _result_cells(scene, state, result, against, before)]
+        if pixel:
+            rows[1][1] = (rows[1][1][0], _crossed(scene.small_mask(result.mask), pixel, result.mask.shape))
         picture, text = drawing.grid(rows, scene.legend()), _text(scene, result, against, before)
-    numbers = {"mean_iou": result.mean_iou, "iou": result.iou, "foreground": float((result.mask > 0).mean())}
+    numbers = {"mean_iou": result.mean_iou, "iou": result.iou}
     alt = f"Pseudo-mask of {scene.id} by {state.short()}. " + ". ".join(text) + "."
     low = [f"{scene.names[i]} ({value:.2f})" for i, value in enumerate(result.wanted) if value < MIN_EXPONENT]
     warning = f"s = {state.s:.2f} is too large for {', '.join(low)}: the exponent 1 - s * c_v stays at {MIN_EXPONENT:g}"
@@ -268,6 +287,15 @@ def _result_cells(
     else:
         third, last = ("ground truth", scene.small_truth("")), ("IoU in % (and change)", _bars(scene, result, before))
     return [first, ("6 pseudo-mask", scene.small_mask(result.mask)), third, (title, changed), last]
+
+
+def _crossed(picture: np.ndarray, pixel: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Put a black cross in white into a picture (h, w, 3) uint8, at a pixel of the image of `size`, which it shows."""
+    row, column = (int((at + 0.5) * side / whole) for at, side, whole in zip(pixel, picture.shape, size, strict=False))
+    y, x = np.indices(picture.shape[:2])
+    y, x = np.abs(y - row), np.abs(x - column)
+    near, far = np.minimum(x, y), np.maximum(x, y)
+    return drawing.paint(picture, ((near <= 3) & (far <= 9), (255, 255, 255)), ((near <= 1) & (far <= 7), (0, 0, 0)))
 
 
 def _cut_out(scene: ExplorerScene, result: MaskResult, cell: tuple[int, int] = drawing.CELL) -> drawing.Cell:
@@ -377,11 +405,26 @@ def _curve(
 
 
 def masks_question(before: Drawn, now: Drawn) -> Question:
-    """Ask whether a change of the setting gives more or less foreground."""
-    first, second = (drawn.view.numbers["foreground"] for drawn in (before, now))
-    text = f"{before.state.short()} becomes {now.state.short()}. How much foreground?"
-    why = f"Foreground {first:.1%} -> {second:.1%} of the image. {only_change(before.state, now.state, WHY)}"
-    return Question(text, less_or_more(first, second), why)
+    """Ask whether a change of the setting gives more or less foreground; of another s, who wins a pixel that changes.
+
+    The pixel is the one deepest inside what changes.
+    """
+    scene, change = now.scene, f"{before.state.short()} becomes {now.state.short()}"
+    masks = [make_mask(scene, drawn.state).mask for drawn in (before, now)]
+    why = only_change(before.state, now.state, WHY)
+    changed = masks[0] != masks[1]
+    if before.state.s != now.state.s and len(scene.class_ids) > 1 and changed.any():
+        depth = distance_transform_edt(changed)
+        pixel = tuple(map(int, np.unravel_index(depth.argmax(), depth.shape)))
+        then, won = (int(mask[pixel]) for mask in masks)
+        others = (value for value in scene.labels if value not in (then, won))
+        choices = tuple(scene.labels[value] for value in sorted((then, won, *islice(others, MOST_CHOICES - 2))))
+        why = f"It was {scene.labels[then]} and is {scene.labels[won]}. {why}"
+        shown = masks_view(scene, before.state, pixel=pixel)
+        return Question(f"{change}. Who wins the pixel with the cross?", scene.labels[won], why, choices, shown)
+    first, second = (float((mask > 0).mean()) for mask in masks)
+    why = f"Foreground {first:.1%} -> {second:.1%} of the image. {why}"
+    return Question(f"{change}. How much foreground?", less_or_more(first, second), why)
 
 
 def unused_controls(values: Mapping[str, Any]) -> dict[str, str]:

@@ -342,7 +342,7 @@ def test_a_prediction_comes_before_the_result_and_counts(run):
     moved(explorer, alpha=8.0)
     assert (panel.main.picture.value, panel.main.words.value, panel.yaml.value) == before
     assert "pmm-veiled" in panel.main.picture._dom_classes and "How much foreground?" in panel.message.value
-    assert [button.description for button in panel.choices] == ["less", "the same", "more"]
+    assert [button.description for button in panel.choices] == ["less", "the same", "more", ""]
     moved(explorer, alpha=0.5)  # back where the picture is: nothing to foretell
     assert panel.pending is None and panel.message.value == "" and "pmm-veiled" not in panel.main.picture._dom_classes
     moved(explorer, alpha=8.0)
@@ -368,6 +368,26 @@ def test_a_prediction_comes_before_the_result_and_counts(run):
     moved(explorer, beta=2.0)
     explorer.predict.value = False  # gives up: the result comes without a point
     assert explorer.worker.wait() and explorer.panel.pending is None and len(explorer.panel.answers) == 5
+
+
+def test_another_s_asks_who_wins_a_pixel_with_a_cross(run):
+    explorer = explore(run)
+    panel = explorer.panel
+    assert explorer.worker.wait()
+    scene = explorer.picker.scene(explorer.picker.source)
+    assert len(scene.class_ids) == 2
+    moved(explorer, s=0.0, alpha=0.5)
+    explorer.predict.value = True
+    before, mask = panel.main.picture.value, panel.drawn.view.mask
+    moved(explorer, s=0.6)
+    assert "Who wins the pixel with the cross?" in panel.message.value and panel.main.picture.value != before
+    names = ["background", *scene.names]
+    assert [button.description for button in panel.choices if button.layout.display != "none"] == names
+    question = panel.pending[2]
+    panel.answer(question.right)
+    after = panel.drawn.view.mask
+    assert question.right in {scene.labels[value] for value in after[mask != after]}
+    assert re.search(r"Right. It was .+ and is .+\. .+ 1 of 1 right so far", panel.message.value)
 
 
 def downloads(panel):
