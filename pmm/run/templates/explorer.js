@@ -872,7 +872,8 @@ class Explorer {
       const figure = element("figure", { "data-panel": panel.id, class: panel.wide ? "wide" : "" }, title, canvas);
       return { panel, canvas, title, figure };
     };
-    const there = VIEWS[this.view].panels.filter((panel) => !panel.needs || this.scene[panel.needs]);
+    const { panels } = VIEWS[this.view], scored = panels.some((panel) => panel.needs === "truth");
+    const there = panels.filter((panel) => !panel.needs || this.scene[panel.needs]);
     this.moving = there.map(make);
     this.still = this.pinned ? there.filter((panel) => !panel.more).map(make) : [];
     this.key.replaceChildren(...this.moving.filter((p) => !p.panel.more).map((p) => p.figure));
@@ -882,7 +883,7 @@ class Explorer {
     const ids = [...new Set([...this.scene.classes, ...(this.scene.truth ?? []), ...(this.scene.learned ?? [])])];
     const entries = ids.filter((id) => id !== 0).map((id) => element("span", {}, this.swatch(this.data.classes[id].colour), this.data.classes[id].name));
     this.legend.replaceChildren(...entries, ...(this.scene.note ? [element("span", {}, `Scene ${this.scene.note}.`)] : []),
-      ...(this.scene.truth ? [] : [element("span", {}, "No ground truth here: nothing is scored.")]));
+      scored && !this.scene.truth ? element("span", {}, "No ground truth here: nothing is scored.") : "");
     this.formula.innerHTML = this.data.formulas[this.view]; // MathML that the page was written with
   }
 
