@@ -182,7 +182,7 @@ def report(run_path: Path) -> None:
 @click.option("--scene", "scenes", multiple=True, metavar="ID", help="A training image to show; may be repeated.")
 def explorer(source: Path, out: Path | None, scenes: Sequence[str]) -> None:
     """Write all sliders as one HTML file that needs no Python; of a page written before: with its data."""
-    from pmm.run.pages import explorer_data, page_data, write_explorer
+    from pmm.run.pages import explorer_data, read_explorer, write_explorer
 
     if source.is_dir():
         from pmm.explore.page import make_page
@@ -195,7 +195,7 @@ def explorer(source: Path, out: Path | None, scenes: Sequence[str]) -> None:
     elif scenes:
         raise InputError(f"--scene {scenes[0]}: a page keeps its scenes; name a run's folder instead of {source}")
     else:
-        data = page_data(source)
+        data = read_explorer(source)
     path = out or (source / "explorer.html" if source.is_dir() else source)
     write_explorer(data, path, report=(path.parent / "report.html").is_file())
     click.echo(f"page: {path}, {path.stat().st_size / 1e6:.1f} MB")

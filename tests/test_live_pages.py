@@ -17,7 +17,7 @@ from test_browser import ARGUMENTS, CHROMIUM, PAGES
 
 from pmm.explore.page import make_page
 from pmm.run.folder import project_root
-from pmm.run.pages import LIVE, WIDGET, explorer_data, export_notebooks, page_data, write_explorer
+from pmm.run.pages import LIVE, WIDGET, explorer_data, export_notebooks, read_explorer, write_explorer
 
 pytestmark = pytest.mark.browser
 DOCS = project_root() / "docs" / "explorer.html"
@@ -78,7 +78,7 @@ def page(browser, request):
 
 @pytest.fixture(scope="module")
 def data():
-    return page_data(DOCS)
+    return read_explorer(DOCS)
 
 
 def open_page(page, path, link=""):

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
@@ -195,6 +196,8 @@ def only_change(before: State, now: State, why: Mapping[str, tuple[str, str]]) -
     """Return the reason of a change of one parameter, `why` of its name for (a larger, a smaller) value."""
     first, second = before.parameters(), now.parameters()
     names = [name for name in second if first.get(name) != second[name]]
+    if not names:
+        return "The value that changed has no effect here"
     if len(names) != 1 or names[0] not in first:
         return "Several values changed at once: move one alone to see what it does"
     old, new = (parameters[names[0]] for parameters in (first, second))
@@ -377,7 +380,8 @@ class Panel:
         """Show a result."""
         more = [drawn.scene.note]
         if self.pin.value and against:
-            more.append(f"{against[0]}: {self.draw(drawn.scene, against[1], None).text[0]}")
+            line = drawn.scene.remember("line", (self.title, against[1]), partial(self._line, drawn.scene, against[1]))
+            more.append(f"{against[0]}: {line}")
         self._show_choices(())
         self.drawn, self.pending = drawn, None
         self.main.veil(False)
@@ -385,6 +389,10 @@ class Panel:
         self._say(drawn.view.warning, "pmm-warning")
         self.saved.value = self.links.value = ""
         self.yaml.value = snippet(drawn.state.parameters())
+
+    def _line(self, scene: ExplorerScene, state: State) -> str:
+        """Return the first line of what a setting's view says."""
+        return self.draw(scene, state, None).text[0]
 
     def _ask(self, drawn: Drawn, against: Against, question: Question) -> None:
         """Keep a result back and ask what it will be."""

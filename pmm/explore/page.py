@@ -13,7 +13,6 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from pmm.data.images import IMAGE_SUFFIXES, class_palette
 from pmm.errors import InputError
 from pmm.explore import drawing
 from pmm.explore.masks import MaskState, masks_view
-from pmm.explore.picker import ExplorerScene, load_scene
+from pmm.explore.picker import ExplorerScene, load_scene, nearest_colours, spread_ids
 from pmm.explore.smoothing import SmoothingState, smoothing_view, unwarned
 from pmm.explore.underfitting import CHECKPOINTS, ModelOutput, PusState, underfitting_view
 from pmm.files import write_text
@@ -84,15 +83,9 @@ def page_ids(experiment: Experiment, count: int = SCENES) -> list[str]:
     Those with ground truth come first, then those whose classes' colours are farthest apart; where a number of classes
     does not occur, others take its place.
     """
-    data, ids = experiment.data, experiment.train_ids
-    palette = class_palette(data.class_names).astype(int)
-
-    def nearest(image_id: str) -> int:
-        """Return how far apart the two most similar colours of an image are, summed over red, green and blue."""
-        return min((abs(palette[a] - palette[b]).sum() for a, b in combinations(data.labels(image_id), 2)), default=0)
-
-    spread = [ids[k] for k in np.linspace(0, len(ids) - 1, min(len(ids), 10 * count)).round().astype(int)]
-    spread.sort(key=lambda i: (not data.has_mask(i), -nearest(i)))
+    data = experiment.data
+    spread = spread_ids(experiment, 10 * count)
+    spread.sort(key=lambda i: (not data.has_mask(i), -nearest_colours(data, i)))
     chosen: list[str] = []
     for wanted in (2, 3, 1, *[2] * count)[:count]:
         left = [i for i in spread if i not in chosen]
@@ -114,7 +107,8 @@ def page_scene(experiment: Experiment, image_id: str) -> PageScene:
     jpeg, image = _jpeg(experiment, image_id, whole.image, size)
     cam = resize_maps(whole.cam, size).astype(np.float16).astype(np.float32)
     truth = None if whole.truth is None else _labels(whole.truth, size)
-    note = "" if scale == 1 else f"made smaller, from {width} x {height} to {size[1]} x {size[0]} pixels, CRF and all"
+    sizes = f"{width} x {height} to {size[1]} x {size[0]}"
+    note = "" if scale == 1 else f"made smaller, from {sizes} pixels, before the CRF saw it"
     scene = replace(whole, image=image, cam=cam, truth=truth, note=note, _memory={})
     found = PageScene(scene, jpeg, foreground_grid(experiment, scene))
     if run.recorded("segmenter/pus") is None:

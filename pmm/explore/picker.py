@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pmm.data import SegmentationData
 from pmm.data.cams import load_cams
 from pmm.data.images import class_palette, read_image
 from pmm.errors import InputError
@@ -161,17 +162,26 @@ def gallery_ids(experiment: Experiment, count: int = 8) -> list[str]:
     They are spread over the run; those with ground truth come first, then those of about two classes, then those
     whose classes have colours that nobody mixes up.
     """
-    data, ids = experiment.data, experiment.train_ids
-    places = np.linspace(0, len(ids) - 1, min(len(ids), 30 * count)).round().astype(int)
-    spread, palette = dict.fromkeys(ids[place] for place in places), class_palette(data.class_names).astype(float)
+    data = experiment.data
 
     def order(image_id: str) -> tuple[bool, int, bool]:
         """Return what sorts the better ones first."""
-        labels = data.labels(image_id)
-        nearest = min((np.linalg.norm(palette[a] - palette[b]) for a, b in combinations(labels, 2)), default=ALIKE)
-        return not data.has_mask(image_id), abs(len(labels) - 2), bool(nearest < ALIKE)
+        alike = nearest_colours(data, image_id) < ALIKE
+        return not data.has_mask(image_id), abs(len(data.labels(image_id)) - 2), alike
 
-    return sorted(spread, key=order)[:count]
+    return sorted(spread_ids(experiment, 30 * count), key=order)[:count]
+
+
+def spread_ids(experiment: Experiment, most: int) -> list[str]:
+    """Return at most so many training images, spread over the run, in its order."""
+    ids = experiment.train_ids
+    return [ids[k] for k in np.linspace(0, len(ids) - 1, min(len(ids), most)).round().astype(int)]
+
+
+def nearest_colours(data: SegmentationData, image_id: str) -> float:
+    """Return how far apart in RGB the two most similar class colours of an image are; infinite for a single class."""
+    colours = class_palette(data.class_names)[list(data.labels(image_id))].astype(float)
+    return min((float(np.linalg.norm(a - b)) for a, b in combinations(colours, 2)), default=np.inf)
 
 
 def read_upload(content: bytes, name: str) -> tuple[np.ndarray, str]:

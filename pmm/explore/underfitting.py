@@ -36,6 +36,12 @@ WHY = {
         "A smaller kappa doubts more pixels, and those lose their weight",
     ),
 }  # parameter -> what a larger and a smaller value does
+WHY_POW = {
+    "kappa": (
+        "A larger power is nearer to 1, the plain loss",
+        "A smaller power damps losses above 1 and lifts those below, however small",
+    ),
+}  # the same of pow, where kappa doubts nothing
 PRESETS = {
     "gate always open": {"beta": 2.0},
     "gate closed": {"beta": 0.0},
@@ -298,7 +304,7 @@ def underfitting_question(before: Drawn, now: Drawn) -> Question:
         return Question(text, right, why, ("open", "closed"))
     why = "The gate is closed: the loss stays a plain mean, whatever kappa says"
     if second["open"]:
-        why = only_change(before.state, now.state, WHY)
+        why = only_change(before.state, now.state, WHY_POW if now.state.kind == "pow" else WHY)
     settings = (f"{drawn.state.kind}, kappa {drawn.state.kappa:.2f}" for drawn in (before, now))
     text = f"{' becomes '.join(settings)}. How much does the scene still teach?"
     right = less_or_more(first["teaches"], second["teaches"])

@@ -227,7 +227,7 @@ def explorer_data(run: RunFolder) -> dict[str, Any] | None:
     return read_json(stage.folder / EXPLORER_DATA)
 
 
-def page_data(page: Path) -> dict[str, Any]:
+def read_explorer(page: Path) -> dict[str, Any]:
     """Read what a page that `write_explorer` wrote works on, so that it can be written anew without its run.
 
     Raises:
@@ -244,7 +244,7 @@ def write_explorer(data: Mapping[str, Any], path: Path, report: bool = False) ->
     """Write the page with all sliders: one file that loads nothing.
 
     Args:
-        data: what `explorer_data` or `page_data` gives.
+        data: what `explorer_data` or `read_explorer` gives.
         path: file to write.
         report: whether the page lies in a run's folder, beside its report.
 

@@ -365,9 +365,17 @@ def test_a_prediction_comes_before_the_result_and_counts(run):
     assert "Not so: closed. Mean loss" in explorer.panel.message.value
     moved(explorer, kappa=0.1).answer("the same")
     assert "The gate is closed" in explorer.panel.message.value and "3 of 5" in explorer.panel.message.value
-    moved(explorer, beta=2.0)
+    moved(explorer, beta=2.0).answer("open")
+    moved(explorer, kind="pow", kappa=0.8).answer("more")
+    moved(explorer, kappa=0.4).answer("more")
+    assert "A smaller power damps losses above 1" in explorer.panel.message.value
+    moved(explorer, kappa=1.0).answer("more")
+    moved(explorer, kappa=2.0).answer("the same")  # the power stays at 1
+    assert "has no effect here" in explorer.panel.message.value
+    answered = len(explorer.panel.answers)
+    moved(explorer, beta=1.9)
     explorer.predict.value = False  # gives up: the result comes without a point
-    assert explorer.worker.wait() and explorer.panel.pending is None and len(explorer.panel.answers) == 5
+    assert explorer.worker.wait() and explorer.panel.pending is None and len(explorer.panel.answers) == answered
 
 
 def test_another_s_asks_who_wins_a_pixel_with_a_cross(run):

@@ -15,7 +15,7 @@ from pmm.explore import page
 from pmm.method.crf import CRFSettings
 from pmm.method.pseudo_mask import ppmg, ppmg_steps
 from pmm.run.folder import project_root
-from pmm.run.pages import explorer_data, page_data, write_explorer
+from pmm.run.pages import explorer_data, read_explorer, write_explorer
 
 DOCS = project_root() / "docs" / "explorer.html"
 
@@ -84,7 +84,7 @@ def test_errors_are_one_line_that_says_what_to_do(tmp_path):
     other = tmp_path / "other.html"
     other.write_text("<p>no page</p>")
     with pytest.raises(InputError, match=r"other\.html: no page of sliders"):
-        page_data(other)
+        read_explorer(other)
 
 
 def test_scenes_have_one_two_and_three_classes():
@@ -114,15 +114,16 @@ def test_the_page_is_one_file_and_can_be_written_anew_from_itself(tmp_path):
 
 
 def test_docs_explorer_is_made_by_the_code_as_it_is(tmp_path):
-    again = write_explorer(page_data(DOCS), tmp_path / "explorer.html")
+    again = write_explorer(read_explorer(DOCS), tmp_path / "explorer.html")
     same = again.read_bytes() == DOCS.read_bytes()
     assert same, "docs/explorer.html is out of date: pmm explorer docs/explorer.html writes it anew with its data"
     assert DOCS.stat().st_size <= 5_000_000
-    assert len(page_data(DOCS)["scenes"]) >= 4 and max(len(s["classes"]) for s in page_data(DOCS)["scenes"]) >= 3
+    scenes = read_explorer(DOCS)["scenes"]
+    assert len(scenes) >= 4 and max(len(scene["classes"]) for scene in scenes) >= 3
 
 
 def test_masks_of_docs_explorer_are_those_of_the_method():
-    data = page_data(DOCS)
+    data = read_explorer(DOCS)
     crf = CRFSettings(**{name.removeprefix("crf_"): v for name, v in data["crf"].items() if "joint" not in name})
     own = {name: data["params"][name] for name in ("t", "variant")}
     strengths, alphas = data["grid"]["s"], data["grid"]["alpha"]
@@ -140,7 +141,7 @@ def test_the_page_is_refused_where_its_bytes_are_damaged(tmp_path):
     path = tmp_path / "cut.html"
     path.write_text('<script type="application/json">{"run":')
     with pytest.raises(InputError, match="no page of sliders"):
-        page_data(path)
+        read_explorer(path)
 
 
 def test_json_cannot_end_the_script(tmp_path):
@@ -149,5 +150,5 @@ def test_json_cannot_end_the_script(tmp_path):
     page.make_page(run, ["scene0"])
     path = write_explorer(explorer_data(run.run), tmp_path / "explorer.html")
     assert "</script><b>" not in path.read_text(encoding="utf-8")
-    assert page_data(path)["classes"]["1"]["name"] == "</script><b>"
-    assert json.dumps(page_data(path))
+    assert read_explorer(path)["classes"]["1"]["name"] == "</script><b>"
+    assert json.dumps(read_explorer(path))
