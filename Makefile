@@ -40,7 +40,7 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 
 explore: $(STAMP) ## open the sliders as a web page, of runs/demo or: make explore RUN=mine
 	@test -f runs/$(RUN)/report.html || { echo "make: no runs/$(RUN) to explore; run it first (make demo), or name another: make explore RUN=mine" >&2; exit 1; }
-	$(BIN)/voila runs/$(RUN)/notebooks/08_explorer.ipynb --Voila.root_dir=runs/$(RUN) --show_tracebacks=True \
+	$(BIN)/voila runs/$(RUN)/notebooks/08_explorer.ipynb --Voila.root_dir=runs/$(RUN) --token --show_tracebacks=True \
 	  --VoilaExporter.filters=markdown2html=pmm.run.pages.voila_html --VoilaConfiguration.file_allowlist='.*\.html'
 
 explorer: $(STAMP) ## write docs/explorer.html, the sliders that need no Python, of runs/demo; make demo first

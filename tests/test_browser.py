@@ -145,9 +145,12 @@ def check_page(page, name):
 
 def test_the_explorer_in_voila(page, params):
     path = parameterised("08_explorer.ipynb", params)
-    with server("voila", str(path), "--show_tracebacks=True") as address:
+    assert "--token" in (ROOT / "Makefile").read_text().split("voila", 1)[1].split("\n\n")[0]
+    with server("voila", str(path), "--Voila.token=known", "--show_tracebacks=True") as address:
         page.set_viewport_size(PROJECTOR)
         page.goto(address, timeout=PATIENCE)
+        assert "/login" in page.url
+        page.goto(f"{address}/?token=known", timeout=PATIENCE)
         check_page(page, "voila")
         check_one_screen(page)
         check_prediction(page)
