@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import sys
 import threading
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
@@ -17,7 +20,7 @@ import joblib
 
 from pmm.errors import InputError, MissingDependency
 
-BLOCK = 32  # items a core of a cluster between two looks at the progress
+AHEAD = 32  # items a core of a cluster has before it
 T, R = TypeVar("T"), TypeVar("R")
 _here = threading.local()
 
@@ -121,12 +124,18 @@ def map_images(
 
 
 def _map_on_cluster(scheduler: str, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Work through blocks of items: joblib's Dask backend gives results back only when all are there."""
+    """Keep some calls ahead of the one whose result is next.
+
+    The function is the result of a task, not scattered data (which joblib's Dask backend makes of it): Dask thins out
+    the copies of either after seconds; when a worker dies with the last one, a task is done again, and data is lost.
+    """
     try:
-        from distributed import Client
+        from distributed import Client, KilledWorker
+        from distributed.comm import CommClosedError
     except ImportError:
         hint = "it is not installed; pip install distributed"
         raise MissingDependency(f"scheduler = {scheduler}: needs Dask's distributed, {hint}") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what is lost is said below, in one line
     try:
         client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
@@ -136,11 +145,28 @@ def _map_on_cluster(scheduler: str, function: Callable[[T], R], items: Iterable[
         cores = sum(client.ncores().values())
         if not cores:
             raise InputError(f"scheduler = {scheduler}: has no worker; start one with: dask worker {scheduler}")
-        with joblib.parallel_config(backend="dask", client=client, scatter=[function]):
-            pool = joblib.Parallel()
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # Dask on the size of a network
+            held = client.submit(_itself, function, pure=False)
+        ahead: deque[tuple[T, Any]] = deque()
         left = iter(items)
-        while block := list(islice(left, BLOCK * cores)):
-            yield from pool(joblib.delayed(_alone)(function, item) for item in block)
+        while True:
+            for item in islice(left, AHEAD * cores - len(ahead)):
+                ahead.append((item, client.submit(_alone, held, item, pure=False)))
+            if not ahead:
+                return
+            item, future = ahead.popleft()
+            try:
+                yield future.result()
+            except KilledWorker as error:
+                died = f"{error.allowed_failures + 1} workers died in turn, at {item!r:.80} or at an item near it"
+                raise InputError(f"scheduler = {scheduler}: {died}; their logs say why (memory?)") from None
+            except (CancelledError, CommClosedError):
+                hint = "start it again with its workers, then the same command: what is finished is kept"
+                raise InputError(f"scheduler = {scheduler}: was lost in mid-work; {hint}") from None
+
+
+def _itself(function: Callable[[T], R]) -> Callable[[T], R]:
+    return function
 
 
 def _alone(function: Callable[[T], R], item: T) -> R:

@@ -39,8 +39,14 @@ def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch):
 
 @pytest.fixture(scope="module")
 def cluster():
+    """Two workers; a scheduler that thins out the copies of data every tenth of a second, and not every two seconds."""
     distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as started:
+    import dask
+
+    with (
+        dask.config.set({"distributed.scheduler.active-memory-manager.interval": "100ms"}),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as started,
+    ):
         yield started
 
 
@@ -94,6 +100,51 @@ def test_a_worker_that_is_killed_costs_no_mask(inputs, cluster, tmp_path):
     assert make_masks(inputs, out, "-p", f"scheduler={cluster.scheduler_address}") == one
     killer.join(10)
     assert killed
+
+
+@pytest.mark.slow
+def test_each_worker_may_be_killed_after_the_other(cluster):
+    """Whichever of them holds the function, and the results that nobody has fetched."""
+    offset = np.arange(100_000)
+
+    def work(i):
+        time.sleep(0.02)
+        return int(offset[i]) ** 2
+
+    squares = []
+    for square in map_images(work, range(200), scheduler=cluster.scheduler_address):
+        squares.append(square)
+        if len(squares) in (20, 60):
+            worker = cluster.workers[len(squares) // 40]
+            dead = worker.pid
+            os.kill(dead, signal.SIGKILL)
+            while worker.pid in (dead, None) or len(cluster.scheduler.workers) < 2:
+                time.sleep(0.01)
+    assert squares == [i * i for i in range(200)]
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_every_worker_is_one_line(cluster):
+    def work(i):
+        if i == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return i
+
+    with pytest.raises(InputError, match=r"^scheduler = tcp://.*: 4 workers died in turn, at \d or at an item near it"):
+        list(map_images(work, range(10), scheduler=cluster.scheduler_address))
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_lost_in_mid_work_is_one_line():
+    pytest.importorskip("distributed", reason="distributed is not installed: pip install distributed")
+    start = "LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol='tcp', dashboard_address=None)"
+    script = f"import time; from distributed import *; print({start}.scheduler_address, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as cluster:
+        results = map_images(abs, range(1000), scheduler=cluster.stdout.readline().strip())
+        assert next(results) == 0
+        cluster.kill()
+        with pytest.raises(InputError, match=r"^scheduler = tcp://.*: was lost in mid-work; start it again"):
+            list(results)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from pmm.run.folder import RunFolder
 CELL = (232, 174)  # width and height of a cell, pixels; five of them make the width of a picture
 GAP, TITLE, LEGEND = 10, 26, 24  # pixels between cells; height of a cell's title, and of the line of class colours
 WIDTH = 5 * CELL[0] + 4 * GAP
-WHOLE, HALF, THIRD, QUARTER = (((WIDTH + GAP) // n - GAP, CELL[1]) for n in (1, 2, 3, 4))  # cells of a row of fewer
+WHOLE, HALF, QUARTER = (((WIDTH + GAP) // n - GAP, CELL[1]) for n in (1, 2, 4))  # cells of a row of fewer
 FINE = 2  # lines of charts are drawn so many times larger and then reduced, which smooths them
 TEXT = 16  # font size in charts, pixels
 

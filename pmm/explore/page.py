@@ -253,26 +253,6 @@ def pack_masks(masks: np.ndarray) -> str:
     return pack_bytes(steps)
 
 
-def unpack_bytes(text: str) -> np.ndarray:
-    """Return the bytes of `pack_bytes`, (N,) uint8."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
-
-
-def unpack_maps(text: str, shape: Sequence[int]) -> np.ndarray:
-    """Return the maps of `pack_maps`, (C, H, W) float32."""
-    steps = np.ascontiguousarray(unpack_bytes(text).reshape(2, -1).T).view("<u2").ravel()
-    return np.cumsum(steps, dtype=np.uint16).view(np.float16).astype(np.float32).reshape(shape)
-
-
-def unpack_masks(text: str, shape: Sequence[int]) -> np.ndarray:
-    """Return the masks of `pack_masks`, (S, A, C, H, W) bool."""
-    steps = unpack_bytes(text).reshape(*shape[:3], -1).copy()
-    steps[:, 0] = np.bitwise_xor.accumulate(steps[:, 0], axis=0)
-    bits = np.bitwise_xor.accumulate(steps, axis=1)
-    pixels = shape[3] * shape[4]
-    return np.unpackbits(bits, axis=-1, bitorder="little")[..., :pixels].astype(bool).reshape(shape)
-
-
 def _stills(page: PageScene, p: Any) -> dict[str, dict[str, str]]:
     """Draw each view once, for a browser without JavaScript."""
     scene, first = page.scene, page.scene.class_ids[0] if page.scene.class_ids else 0

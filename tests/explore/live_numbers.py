@@ -3,18 +3,38 @@
 import base64
 import io
 import json
+import zlib
 from functools import lru_cache
 
 import numpy as np
 import torch
 from PIL import Image
 
-from pmm.explore.page import unpack_bytes, unpack_maps, unpack_masks
 from pmm.method import IGNORE_INDEX
 from pmm.method.losses import PretendedUnderfittingLoss
 from pmm.method.metrics import confusion_matrix, iou_per_class, mean_iou
 from pmm.method.pseudo_mask import background_score, proportion, threshold_pseudo_mask
 from pmm.method.smoothing import coefficient_of_variation, raise_cam, smoothing_exponent
+
+
+def unpack_bytes(text):
+    """Return the bytes of `pack_bytes`, (N,) uint8."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+
+
+def unpack_maps(text, shape):
+    """Return the maps of `pack_maps`, (C, H, W) float32."""
+    steps = np.ascontiguousarray(unpack_bytes(text).reshape(2, -1).T).view("<u2").ravel()
+    return np.cumsum(steps, dtype=np.uint16).view(np.float16).astype(np.float32).reshape(shape)
+
+
+def unpack_masks(text, shape):
+    """Return the masks of `pack_masks`, (S, A, C, H, W) bool."""
+    steps = unpack_bytes(text).reshape(*shape[:3], -1).copy()
+    steps[:, 0] = np.bitwise_xor.accumulate(steps[:, 0], axis=0)
+    bits = np.bitwise_xor.accumulate(steps, axis=1)
+    pixels = shape[3] * shape[4]
+    return np.unpackbits(bits, axis=-1, bitorder="little")[..., :pixels].astype(bool).reshape(shape)
 
 
 class Scene:

@@ -1,13 +1,12 @@
 """Data of the live pages: packed and unpacked, small enough, and what is left out."""
 
 import json
-import zlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from explorer_run import TinyRun
-from live_numbers import scene_of
+from live_numbers import scene_of, unpack_bytes, unpack_maps, unpack_masks
 
 from pmm.cli import main
 from pmm.errors import InputError
@@ -24,10 +23,10 @@ def test_maps_and_masks_come_back():
     rng = np.random.default_rng(0)
     maps = rng.random((3, 5, 7), dtype=np.float32).astype(np.float16).astype(np.float32)
     maps[0, 0] = [0, 1, 6e-8, 1e-5, 0.333, 1, 0]
-    assert np.array_equal(page.unpack_maps(page.pack_maps(maps), maps.shape), maps.astype(np.float16))
+    assert np.array_equal(unpack_maps(page.pack_maps(maps), maps.shape), maps.astype(np.float16))
     masks = rng.random((4, 3, 2, 5, 7)) > 0.5
-    assert np.array_equal(page.unpack_masks(page.pack_masks(masks), masks.shape), masks)
-    assert np.array_equal(page.unpack_bytes(page.pack_bytes(np.arange(9, dtype=np.uint8))), np.arange(9))
+    assert np.array_equal(unpack_masks(page.pack_masks(masks), masks.shape), masks)
+    assert np.array_equal(unpack_bytes(page.pack_bytes(np.arange(9, dtype=np.uint8))), np.arange(9))
 
 
 def test_the_grid_is_algorithm_1_at_every_point_and_holds_the_runs_own_setting(tmp_path):
@@ -136,8 +135,6 @@ def test_masks_of_docs_explorer_are_those_of_the_method():
 
 
 def test_the_page_is_refused_where_its_bytes_are_damaged(tmp_path):
-    with pytest.raises(zlib.error):
-        page.unpack_bytes("AAAA")
     path = tmp_path / "cut.html"
     path.write_text('<script type="application/json">{"run":')
     with pytest.raises(InputError, match="no page of sliders"):
