@@ -97,7 +97,7 @@ def map_images(
     processes: bool = False,
     scheduler: str = "",
 ) -> Iterator[R]:
-    """Call a function on each item, several at a time by joblib, and yield the results in order.
+    """Call a function on each item, several at a time (joblib, or Dask), and yield the results in order.
 
     An image a thread keeps a processor's cores busier than one image on all of them, hides the reading and writing
     of files, and gives the same bits on any number of cores.
@@ -111,7 +111,7 @@ def map_images(
             it and the items must be picklable. Empty: this machine.
 
     Raises:
-        InputError: the scheduler does not answer, or has no worker.
+        InputError: the scheduler does not answer, has no worker, or is lost; an item ends each worker that takes it.
         MissingDependency: there is a scheduler, and distributed is not installed.
     """
     if scheduler:
