@@ -943,7 +943,7 @@ class Explorer {
 
   fillNumbers(rows, pinned) {
     const write = (row, place) => (row ? element("td", { class: place, "data-number": place === "now" ? row[0] : null }, row[3](row[2])) : null);
-    const head = pinned ? element("tr", {}, element("th", {}, ""), element("th", {}, "A"), element("th", {}, "B")) : null;
+    const head = pinned ? element("tr", {}, element("td", {}), element("th", {}, "A"), element("th", {}, "B")) : null;
     this.numbers.replaceChildren(...[head, ...rows.map((row, k) => element("tr", {},
       element("th", { scope: "row" }, row[4] ? this.swatch(row[4]) : null, row[1]),
       write(pinned?.[k], "then"), write(row, "now")))].filter(Boolean));
