@@ -142,7 +142,7 @@ class PictureAndWords:
         # ipywidgets' Image has no alt, and its script fails on a tooltip; so the alternative text stands beside it
         alt = f'<span class="pmm-alt" role="img" aria-label="{html.escape(view.alt)}"></span>'
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in (*view.text, *more) if line)
-        self.words.value = alt + f'<ul class="pmm-words" role="status" aria-live="polite">{lines}</ul>'
+        self.words.value = alt + f'<div role="status"><ul class="pmm-words">{lines}</ul></div>'
 
     def hide(self, hidden: bool = True) -> None:
         """Take both off the page, or put them back."""
