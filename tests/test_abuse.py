@@ -296,7 +296,7 @@ VALUES = [
     ),
     *("dataset=voc", "dataset=folder", "nonsense=1", "=1", "s", "", " =2", "s = [", "s='", "s=!!python/name:os.system"),
     *("s=&a 1", "s=*a", f"s=0x{'f' * 5000}", f"classes={deep(3000)}", f"{'n' * 5000}=1", "pus=on", "data_name=\ud800"),
-    *("SEED=1", "cyclic_teacher=best", "seg_batch_size=1", "t=1", "cam_threshold=0"),
+    *("SEED=1", "cyclic_teacher=best", "seg_batch_size=1", "t=1", "cam_threshold=0", "micro_batches=5"),
 ]
 
 

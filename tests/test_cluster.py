@@ -177,9 +177,21 @@ def test_coco_is_converted_on_a_cluster_as_here(cluster, tmp_path):
     assert len(maps) > 30
 
 
-def two_processes(folder, *command):
-    """Start a command twice, as `accelerate launch` and torchrun do."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+IN_A_NOTEBOOK = """
+import runpy, sys
+from accelerate import notebook_launcher
+
+def main():
+    runpy.run_path(sys.argv.pop(1), run_name="__main__")
+
+notebook_launcher(main, num_processes=2)
+"""
+
+
+def two_processes(launch, *command):
+    """Start a command twice, as `accelerate launch` and torchrun do, or a script, as accelerate's notebook_launcher."""
+    launch = [sys.executable, *launch]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*launch, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -229,15 +241,17 @@ fit(model, images, loss, settings, folder, backbone=model.backbone, statistics=(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("variant", "beta"), [("paper", 1.09), ("official", 0.71)])
-def test_two_processes_learn_what_one_learns(tmp_path, variant, beta):
+@pytest.mark.parametrize(
+    ("variant", "beta", "launch"), [("paper", 1.09, TORCHRUN), ("official", 0.71, ["-c", IN_A_NOTEBOOK])]
+)
+def test_two_processes_learn_what_one_learns(tmp_path, variant, beta, launch):
     """The same losses, gates and weights; each sample once an epoch; one writer."""
     script = tmp_path / "training.py"
     script.write_text(TRAINING)
     alone, both = tmp_path / "alone", tmp_path / "both"
     alone.mkdir(), both.mkdir()
     subprocess.run([sys.executable, str(script), str(alone), "1", variant, str(beta)], check=True, cwd=ROOT)
-    two_processes(tmp_path, script, both, 1, variant, beta)
+    two_processes(launch, script, both, 1, variant, beta)
     logs = [np.genfromtxt(folder / "log.csv", delimiter=",", names=True) for folder in (alone, both)]
     for name in ("loss", "mean_loss", "gate_open", "over_kappa"):
         if name != "over_kappa":  # a share of each process's own pixels
@@ -264,7 +278,7 @@ def test_two_processes_make_a_whole_run_which_the_notebooks_would_reuse(tmp_path
     given = ["train", "params/smoke.yaml", "-p", "device=cpu", "-p", f"runs_dir={tmp_path}", "-p"]
     done = CliRunner().invoke(main, [*given, "run_name=one"])
     assert done.exit_code == 0, done.output
-    said = two_processes(tmp_path, "-m", "pmm", *given, "run_name=two").stdout
+    said = two_processes(TORCHRUN, "-m", "pmm", *given, "run_name=two").stdout
     assert said.count("masks/ppmg: computing") == 1  # the second process is silent
     for method in ("threshold", "crf", "ppmg_s0", "ppmg"):  # sums of gradients are rounded otherwise
         masks = [sorted((tmp_path / run / "masks" / method).glob("*.png")) for run in ("one", "two")]

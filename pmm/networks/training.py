@@ -173,10 +173,13 @@ class Learner:
         return {name: torch.stack([each[name].float() for each in seen]).mean() for name in seen[0]}
 
     def check_shares(self, batch_size: int, title: str) -> None:
-        """Refuse batches that do not fall into equal shares and parts."""
-        if batch_size % (count() * self.parts):
+        """Refuse batches that do not fall into equal shares and parts, of two images where a batch norm sees pixels."""
+        share, rest = divmod(batch_size, count() * self.parts)
+        seen = share * count() if self.device.type == "cuda" else share  # see `shared`
+        if rest or (seen < 2 and isinstance(self.loss_function, SegmentationLoss)):
             what = f"{count()} processes and {self.parts} micro_batches"
-            raise InputError(f"{title}: a batch of {batch_size} images cannot be shared by {what}; give a multiple")
+            hint = "give a multiple, two images to each"
+            raise InputError(f"{title}: a batch of {batch_size} images cannot be shared by {what}; {hint}")
 
     def save(self, path: Path, epoch: int, rows: Sequence[Mapping[str, float]]) -> None:
         """Keep everything that the next epoch needs."""

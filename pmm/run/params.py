@@ -177,6 +177,8 @@ class Params(BaseModel):
             raise ValueError(f"data_dir is empty: name the folder of the {self.dataset} data set")
         if self.cyclic_teacher == "best_on_val" and not self.val_split:
             raise ValueError("cyclic_teacher = best_on_val: there is no val_split to choose by; take last")
+        if self.seg_batch_size < 2 * self.micro_batches:
+            raise ValueError(f"seg_batch_size = {self.seg_batch_size}: give each of micro_batches two images or more")
         if self.pus == "pow" and self.kappa > 1:
             raise ValueError(f"kappa = {self.kappa} with pus = pow: the exponent must be at most 1")
         return self

@@ -15,6 +15,7 @@ from torch import nn
 from pmm.data.transforms import Augmentation, augment
 from pmm.errors import InputError
 from pmm.method import IGNORE_INDEX
+from pmm.method.losses import PretendedUnderfittingLoss
 from pmm.networks.devices import seeded
 from pmm.networks.training import (
     CHECKPOINT,
@@ -22,6 +23,7 @@ from pmm.networks.training import (
     LOG,
     WEIGHTS,
     EpochBatches,
+    SegmentationLoss,
     TrainingImages,
     TrainingSettings,
     build_optimizer,
@@ -165,6 +167,17 @@ def test_a_loss_that_is_no_number_stops_the_training_in_one_line(tmp_path):
     with pytest.raises(InputError, match=r"^tiny: the loss became nan in epoch 1; lower the learning rate$"):
         train(tmp_path, nan)
     assert not (tmp_path / CHECKPOINT).exists() and not (tmp_path / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize(
+    ("batch", "parts", "loss"),
+    [(4, 3, bce), (2, 2, SegmentationLoss(PretendedUnderfittingLoss("none", None, None, "paper")))],
+)
+def test_a_batch_that_cannot_be_shared_is_refused_before_the_first_step(tmp_path, batch, parts, loss):
+    what = f"a batch of {batch} images cannot be shared by 1 processes and {parts} micro_batches; give a multiple"
+    with pytest.raises(InputError, match=f"^tiny: {what}"):
+        train(tmp_path, loss, batch_size=batch, micro_batches=parts)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["bytes", "empty", "other model", "no epoch", "list"])
