@@ -36,7 +36,7 @@ from pmm.method.cam import check_image, in_float32
 from pmm.threads import available_threads, run_parallel
 
 STRIPES = 4  # parts that the pixels are cut into, one thread each; sums are the same on any number of threads
-LANES = (1, 4, 8)  # lanes that a row may have; more channels go in several blocks of rows
+LANES = (1, 4, 8, 20)  # lanes that a row may have, 20 for VOC's labels; more channels go in several blocks of rows
 MOST_FEATURES = 6  # dimensions of a lattice: so many coordinates a key has room for
 LONGEST = 10_000  # standard deviations that a coordinate may be away
 _CHUNK = 1 << 14  # values between slice, squash and splat: they stay in the caches
@@ -325,8 +325,9 @@ def _positions(height: int, width: int) -> np.ndarray:
 
 def _rows(channels: np.ndarray, unused: float) -> np.ndarray:
     """(C, N) -> (blocks, N, lanes) float32, lanes without a channel hold `unused`."""
-    lanes = next((lanes for lanes in LANES if lanes >= len(channels)), LANES[-1])
-    rows = np.empty((-(-len(channels) // lanes), channels.shape[1], lanes), np.float32)
+    n = len(channels)  # the lanes that fit, or of the widest those that leave fewest empty
+    lanes = next((lanes for lanes in LANES[:3] if lanes >= n), 0) or min(LANES[2:], key=lambda lanes: -n % lanes)
+    rows = np.empty((-(-n // lanes), channels.shape[1], lanes), np.float32)
     for k in range(len(rows) * lanes):
         rows[k // lanes, :, k % lanes] = channels[k] if k < len(channels) else unused
     return rows

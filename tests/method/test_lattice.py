@@ -139,9 +139,9 @@ def test_any_number_of_threads_gives_the_same_bits():
 
 
 def test_a_problem_does_not_depend_on_its_neighbours_in_a_block():
-    image, front, back = problem(classes=9)
+    image, front, back = problem(classes=18)
     crf = DenseCRF(image)
-    for classes in (3, 9):  # rows of four lanes and of eight
+    for classes in (3, 9, 18):  # rows of four lanes, of eight, of twenty
         together = crf.foreground_posterior(front[:classes], back[:classes])
         for c in range(classes):
             alone = crf.foreground_posterior(front[c : c + 1], back[c : c + 1])[0]
@@ -174,7 +174,7 @@ def test_after_the_installations_warm_up_nothing_is_left_to_compile(tmp_path):
 import numpy as np
 from pmm.method.crf import JOINT_CRF, DenseCRF
 image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-for classes in (1, 2, 3, 4, 7):
+for classes in (1, 2, 3, 4, 7, 10):
     maps = np.random.default_rng(classes).random((classes, 40, 60), dtype=np.float32)
     DenseCRF(image).foreground_posterior(maps, 1 - maps)
     DenseCRF(image, JOINT_CRF).posterior(np.concatenate([1 - maps, maps]))
