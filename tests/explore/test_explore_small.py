@@ -47,6 +47,7 @@ def test_unknown_pixels_take_the_labels_around_them():
 
 def test_iou_of_a_moved_border_counts_what_is_evaluated(run):
     view = explore_border(run.data, run.train_ids)
+    assert view.controls["pixels"].layout.flex == "1 1 320px"  # or a menu beside it leaves its track no room
     assert tick(view, pixels=0).numbers["accuracy"] == 1 and set(view.view.numbers["iou"].values()) == {1.0}
     truth, moved = run.data.mask("scene0"), moved_border(run.data.mask("scene0"), 2)
     counted = truth != 255
