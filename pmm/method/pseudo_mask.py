@@ -327,7 +327,8 @@ def cyclic_pseudo_mask(
     Args:
         probabilities: (K, H, W) floating point in [0, 1], background first.
         class_ids: the image's labels, the only classes allowed; defaults to all, as in the released code.
-        crf: joint CRF of the image, which refines the probabilities; they stay as they are by default.
+        crf: joint CRF of the image, which refines the probabilities of the classes allowed, scaled to a sum of 1; they
+            stay as they are by default.
 
     Returns:
         (H, W) uint8 mask; errors as in `allow_classes` and `DenseCRF.posterior`.
@@ -338,8 +339,12 @@ def cyclic_pseudo_mask(
         (array([[2]], dtype=uint8), array([[1]], dtype=uint8))
     """
     probabilities = _check_probabilities(probabilities)
+    allowed = np.arange(len(probabilities))
     if class_ids is not None:
         probabilities = allow_classes(probabilities, class_ids)
-    if crf is not None:
+        allowed = np.unique([0, *class_ids])  # of no other may the CRF make anything
+        total = probabilities.sum(0)
+        probabilities = np.divide(probabilities[allowed], total, out=probabilities[allowed], where=total > 0)
+    if crf is not None and len(allowed) > 1:
         probabilities = crf.posterior(probabilities)
-    return probabilities.argmax(0).astype(np.uint8)  # (K, H, W) -> (H, W)
+    return allowed[probabilities.argmax(0)].astype(np.uint8)  # (K, H, W) -> (H, W)

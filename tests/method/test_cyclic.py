@@ -40,15 +40,30 @@ def test_a_tie_goes_to_the_lower_mask_value():
     assert cyclic_pseudo_mask(np.full((3, 1, 1), 1 / 3, np.float32)).tolist() == [[0]]
 
 
-def test_the_crf_gets_the_filtered_probabilities_and_decides():
+def test_the_crf_gets_the_probabilities_of_the_labels_and_decides():
     class Recorder:
         def posterior(self, probabilities):
             self.seen = probabilities
             return probabilities[::-1]
 
     crf = Recorder()
-    assert cyclic_pseudo_mask(PROBABILITIES, [2], crf).tolist() == [[1, 3, 3]]
-    np.testing.assert_array_equal(crf.seen, allow_classes(PROBABILITIES, [2]))
+    assert cyclic_pseudo_mask(PROBABILITIES, [3, 1], crf).tolist() == [[1, 3, 0]]
+    kept = PROBABILITIES[[0, 1, 3]]
+    np.testing.assert_array_equal(crf.seen, kept / kept.sum(0))
+    assert cyclic_pseudo_mask(PROBABILITIES, None, crf).tolist() == [[1, 3, 0]]
+    np.testing.assert_array_equal(crf.seen, PROBABILITIES)
+
+
+def test_a_model_that_is_sure_of_another_class_leaves_the_labels_to_the_crf():
+    """What it gives to the labels is far below the CRF's least probability: still none but they may win."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    probabilities = rng.uniform(1e-12, 2e-12, (6, 20, 24)).astype(np.float32)
+    probabilities[4] = 1
+    probabilities[2, :, 12:] = 1e-10
+    mask = cyclic_pseudo_mask(probabilities, [2, 5], DenseCRF(image))
+    assert set(np.unique(mask)) <= {0, 2, 5} and (mask[:, 12:] == 2).mean() > 0.9
+    assert not cyclic_pseudo_mask(probabilities, [], DenseCRF(image)).any()
 
 
 def test_a_real_crf_removes_a_speck_and_keeps_the_object():
