@@ -261,7 +261,7 @@ def curves(
     draw_curves(axis, series, legend=len(series) > 1, dotted=20)
     axis.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
     if xlabel == "epoch":
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     draw_marks(axis, marks or {})
     described = "; ".join(f"{label}: {_curve_in_words(*curve)}" for label, curve in series.items())
     figure.alt = f"Curves of {ylabel} over {xlabel}. {described}."

@@ -183,7 +183,7 @@ def training_figure(logs: Mapping[str, Log], beta: float | None = None) -> Capti
         if title in gated:
             _draw_gate(axes[1, 0], log, line.get_color())
     axes[-1, 0].set_xlabel("epoch")
-    axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     below = "; below, how often the gate of PUS was open and how many pixels it doubted" if gated else ""
     ends = "; ".join(f"{title} from {x['mean_loss'][0]:.3f} to {x['mean_loss'][-1]:.3f}" for title, x in logs.items())
     gates = "".join(f" {title}: {gate_sentence(log)}" for title, log in gated.items())
