@@ -145,7 +145,8 @@ def _map_on_cluster(scheduler: str, function: Callable[[T], R], items: Iterable[
         cores = sum(client.ncores().values())
         if not cores:
             raise InputError(f"scheduler = {scheduler}: has no worker; start one with: dask worker {scheduler}")
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # Dask on the size of a network
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Dask on the size of a network
             held = client.submit(_itself, function, pure=False)
         ahead: deque[tuple[T, Any]] = deque()
         left = iter(items)
