@@ -116,9 +116,10 @@ def test_each_worker_may_be_killed_after_the_other(cluster):
         squares.append(square)
         if len(squares) in (20, 60):
             worker = cluster.workers[len(squares) // 40]
-            dead = worker.pid
+            dead, patience = worker.pid, time.monotonic() + 120
             os.kill(dead, signal.SIGKILL)
             while worker.pid in (dead, None) or len(cluster.scheduler.workers) < 2:
+                assert time.monotonic() < patience, "no worker was started anew"
                 time.sleep(0.01)
     assert squares == [i * i for i in range(200)]
 
