@@ -157,16 +157,18 @@ def _map_on_cluster(scheduler: str, function: Callable[[T], R], items: Iterable[
                 return
             item, future = ahead.popleft()
             try:
-                yield future.result()
+                result = future.result()
             except KilledWorker as error:
                 died = f"{error.allowed_failures + 1} workers died in turn, at {item!r:.80} or at an item near it"
                 raise InputError(f"scheduler = {scheduler}: {died}; their logs say why (memory?)") from None
             except (CancelledError, CommClosedError):
                 hint = "start it again with its workers, then the same command: what is finished is kept"
                 raise InputError(f"scheduler = {scheduler}: was lost in mid-work; {hint}") from None
+            yield result
 
 
 def _itself(function: Callable[[T], R]) -> Callable[[T], R]:
+    """Return a function: a task that holds it on the cluster."""
     return function
 
 

@@ -29,7 +29,7 @@ from pmm.run.params import check_params
 
 REST = 0.25  # seconds that a slider must rest before the chart over several scenes is worked on
 PAUSE = 1.0  # seconds without a movement after which the next one is compared with what stands there
-LOOK = {"style": {"description_width": "118px"}, "layout": widgets.Layout(width="auto")}
+LOOK = {"style": {"description_width": "118px"}, "layout": widgets.Layout(width="auto", flex="1 1 320px")}
 OWN, OF_RUN = "own values", "this run"  # entries of every menu of presets
 FREE = ("class_id", "step")  # controls that choose what of a setting is shown
 LESS_MORE = ("less", "the same", "more")

@@ -39,9 +39,6 @@ class SmallView(widgets.VBox):
 
     def __init__(self, controls: dict[str, widgets.Widget], draw: Callable[[dict[str, Any]], View], rows: int = 2):
         self.controls, self._draw, self._shown = controls, draw, PictureAndWords(rows)
-        for control in controls.values():
-            if hasattr(control, "readout"):  # a slider; beside a menu its track would shrink to nothing
-                control.layout = widgets.Layout(width="auto", flex="1 1 320px")
         row = widgets.Box(list(controls.values()), layout=widgets.Layout(flex_flow="row wrap"))
         style = widgets.HTML(f"<style>{STYLE}</style>")
         super().__init__([style, row, self._shown.picture, self._shown.words])

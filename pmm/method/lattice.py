@@ -325,8 +325,8 @@ def _positions(height: int, width: int) -> np.ndarray:
 
 def _rows(channels: np.ndarray, unused: float) -> np.ndarray:
     """(C, N) -> (blocks, N, lanes) float32, lanes without a channel hold `unused`."""
-    n = len(channels)  # the lanes that fit, or of the widest those that leave fewest empty
-    lanes = next((lanes for lanes in LANES[:3] if lanes >= n), 0) or min(LANES[2:], key=lambda lanes: -n % lanes)
+    n = len(channels)  # in as few blocks as eight lanes make, fewest lanes stay empty
+    lanes = min((lanes for lanes in LANES if lanes >= min(n, 8)), key=lambda lanes: -n % lanes)
     rows = np.empty((-(-n // lanes), channels.shape[1], lanes), np.float32)
     for k in range(len(rows) * lanes):
         rows[k // lanes, :, k % lanes] = channels[k] if k < len(channels) else unused

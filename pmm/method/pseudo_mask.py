@@ -341,10 +341,9 @@ def cyclic_pseudo_mask(
     probabilities = _check_probabilities(probabilities)
     allowed = np.arange(len(probabilities))
     if class_ids is not None:
-        probabilities = allow_classes(probabilities, class_ids)
-        allowed = np.unique([0, *class_ids])  # of no other may the CRF make anything
-        total = probabilities.sum(0)
-        probabilities = np.divide(probabilities[allowed], total, out=probabilities[allowed], where=total > 0)
-    if crf is not None and len(allowed) > 1:
+        allowed, probabilities = np.unique([0, *class_ids]), allow_classes(probabilities, class_ids)
+        probabilities, total = probabilities[allowed], probabilities.sum(0)  # the CRF makes nothing of any other
+        probabilities /= np.where(total > 0, total, 1)
+    if crf is not None and (class_ids is None or len(allowed) > 1):
         probabilities = crf.posterior(probabilities)
     return allowed[probabilities.argmax(0)].astype(np.uint8)  # (K, H, W) -> (H, W)

@@ -173,13 +173,13 @@ class Learner:
         return {name: torch.stack([each[name].float() for each in seen]).mean() for name in seen[0]}
 
     def check_shares(self, batch_size: int, title: str) -> None:
-        """Refuse batches that do not fall into equal shares and parts, of two images where a batch norm sees pixels."""
+        """Refuse batches that do not fall into equal shares and parts; a segmenter's batch norms need two images."""
         share, rest = divmod(batch_size, count() * self.parts)
         seen = share * count() if self.device.type == "cuda" else share  # see `shared`
         if rest or (seen < 2 and isinstance(self.loss_function, SegmentationLoss)):
             what = f"{count()} processes and {self.parts} micro_batches"
-            hint = "give a multiple, two images to each"
-            raise InputError(f"{title}: a batch of {batch_size} images cannot be shared by {what}; {hint}")
+            what = f"a batch of {batch_size} images cannot be shared by {what}"
+            raise InputError(f"{title}: {what}; give a multiple, two images to each")
 
     def save(self, path: Path, epoch: int, rows: Sequence[Mapping[str, float]]) -> None:
         """Keep everything that the next epoch needs."""
